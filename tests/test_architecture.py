@@ -12,18 +12,21 @@ SOURCES = sorted([*(ROOT / "src").rglob("*.py"), *(ROOT / "kernels").rglob("*.py
 BOTTOM = {
     "errors", "chips", "console", "paths", "recipe", "ledger", "batch", "keyed", "atomic_file", "cpu_cores",
     "json_values", "provenance", "document_frame", "checkpoint_names", "accelerators", "cgroups", "compilation_cache",
-    "machine", "host_memory", "samples_manifest", "version", "extras",
+    "machine", "host_memory", "samples_manifest", "version", "extras", "plugins",
 }  # fmt: skip
 MAY_IMPORT = {
     "errors": set(),
+    "deprecation": set(),
+    "lazy": {"deprecation"},
     "chips": set(),
     "console": set(),
     "paths": {"errors"},
     "suffixes": set(),
     "version": set(),
     "extras": set(),
+    "plugins": {"errors"},
     "shipped_recipes": {"errors", "paths"},
-    "recipe": {"errors", "paths", "atomic_file", "suffixes", "shipped_recipes"},
+    "recipe": {"errors", "paths", "atomic_file", "suffixes", "shipped_recipes", "plugins"},
     "ledger": {"recipe"},
     "batch": set(),
     "keyed": set(),
@@ -59,14 +62,14 @@ MAY_IMPORT = {
     "parallel": BOTTOM,
     "models": BOTTOM | {"parallel"},
     "objectives": BOTTOM | {"models"},
-    "tasks": {"errors", "recipe", "keyed", "atomic_file", "run_lock"},  # without JAX
-    "data": BOTTOM | {"objectives", "distributed", "parallel", "run_lock"},
+    "tasks": {"errors", "recipe", "keyed", "atomic_file", "run_lock", "plugins"},  # without JAX
+    "data": BOTTOM | {"lazy", "objectives", "distributed", "parallel", "run_lock"},
     "methods": BOTTOM | {"models"},
     "sampling": BOTTOM | {"parallel", "models", "objectives"},
     "evaluation": BOTTOM | {"parallel", "models", "objectives", "data", "sampling", "tasks"},
     "tracking": BOTTOM | {"run_directory", "run_history"},
     "scaling": {"errors", "paths", "atomic_file", "intervals", "json_values", "ledger", "run_directory", "tracking"}
-    | {"suffixes", "version", "extras"},
+    | {"suffixes", "version", "extras", "plugins"},
     "judging": {"errors", "paths", "atomic_file", "keyed", "intervals", "json_values", "scaling", "tasks", "tracking"}
     | {"samples_manifest"},
     "training": BOTTOM
@@ -74,11 +77,15 @@ MAY_IMPORT = {
     | {"tasks"}
     | {"checkpoints", "run_lock", "signals", "run_directory", "run_history"},
     "harness": {"errors", "console", "recipe", "data", "evaluation", "objectives", "sampling", "training"},
-    "conversion": BOTTOM | {"models", "data", "methods", "checkpoints", "training"},
+    "conversion": BOTTOM | {"models", "data", "methods", "checkpoints", "training", "output_lock"},
     "planner": BOTTOM | {"parallel", "models", "tracking", "training"},
     "comparison": BOTTOM | {"intervals", "tracking", "run_directory"},
     "runs": BOTTOM | {"comparison", "tracking", "studies", "checkpoints", "run_lock", "run_directory", "run_history"},
     "studies": BOTTOM | {"comparison", "intervals", "tracking", "training", "run_lock", "signals", "run_directory"},
+    "library": BOTTOM
+    | {"distributed", "models", "data", "sampling", "evaluation", "training", "conversion", "scaling", "studies"}
+    | {"signals", "run_directory", "output_lock"},
+    "testing": BOTTOM | {"models", "methods", "data", "evaluation", "tracking", "training", "scaling", "tasks"},
 }
 
 

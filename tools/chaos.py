@@ -221,8 +221,8 @@ def numbers(lab: Lab, rounds: int) -> Trials:
     from pathways_lite.console import Console
     from pathways_lite.errors import UserError
     from pathways_lite.recipe import load_recipe
+    from pathways_lite.training.hooks import TrainerHooks
     from pathways_lite.training.load import load_model
-    from pathways_lite.training.loop import TrainerHooks
     from pathways_lite.training.run import train_run
 
     class Poison(TrainerHooks):

@@ -17,7 +17,7 @@ from pathways_lite.training import describe as describe_module
 from pathways_lite.training import final_evaluation
 from pathways_lite.training.begun import stage_states
 from pathways_lite.training.components import Components
-from pathways_lite.training.loop import TrainerHooks
+from pathways_lite.training.hooks import TrainerHooks
 from pathways_lite.training.resolve import resolve_recipe
 from pathways_lite.training.run import train_run
 

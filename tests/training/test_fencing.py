@@ -49,7 +49,7 @@ from pathlib import Path
 from pathways_lite import run_lock
 from pathways_lite.errors import UserError
 from pathways_lite.recipe import load_recipe
-from pathways_lite.training.loop import TrainerHooks
+from pathways_lite.training.hooks import TrainerHooks
 from pathways_lite.training.run import train_run
 
 host, recipe, out, suspended_at = sys.argv[1:]

@@ -16,7 +16,6 @@ from pathways_lite.console import Console, print_line
 from pathways_lite.data.build import Progress, Report
 from pathways_lite.data.preflight import require_apart, require_documents, require_domains
 from pathways_lite.data.preview import Preview, preview
-from pathways_lite.data.seqio_tasks import SEQIO
 from pathways_lite.data.shards import HeldOutShares
 from pathways_lite.data.sources import Source
 from pathways_lite.data.zarr_io import is_remote
@@ -34,9 +33,9 @@ _MIN_SECONDS = 0.5  # of tokenizing, before a speed means something
 
 
 def preview_sources(sources: Sequence[Source], out: str) -> list[Preview]:
-    """Return what each source of the store `out` is taken for; tasks of SeqIO are registered, not recognized."""
+    """Return what each source of the store `out` is taken for; those without files are not recognized by content."""
     outputs = [] if is_remote(out) else [local_path(out)]
-    return [preview(source.without(outputs)) for source in sources if not source.address.startswith(SEQIO)]
+    return [preview(source.without(outputs)) for source in sources if source.has_files]
 
 
 def print_previews(console: Console, sources: Sequence[Source], out: str) -> None:

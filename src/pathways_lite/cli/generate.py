@@ -20,14 +20,13 @@ from pathways_lite.cli.sampling_common import (
     Temperature,
     TopK,
     TopP,
-    asker_of,
     messages_of,
     require_chat,
-    writer_of,
 )
 from pathways_lite.console import escape_controls, print_line
 from pathways_lite.errors import UserError
 from pathways_lite.paths import local_path
+from pathways_lite.training.writers import asker_of, writer_of
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,21 +1,15 @@
-"""Shared parts of `generate` and `sample`: options of the rule by which tokens are drawn, chats, the writer."""
+"""Shared parts of `generate` and `sample`: options of the rule by which tokens are drawn, chats."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pathways_lite.errors import UserError
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from pathways_lite.data.chat_template import Messages
-    from pathways_lite.data.tokenizers import Tokenizer
-    from pathways_lite.evaluation.generation import Asker, Writer
-    from pathways_lite.recipe import Mode
-    from pathways_lite.training.load import TrainedModel
 
 Temperature = Annotated[float, typer.Option(min=0.0, help="0 always picks the most likely token")]
 TopK = Annotated[int | None, typer.Option(min=1, help="sample from the k most likely tokens only")]
@@ -27,37 +21,6 @@ System = Annotated[str | None, typer.Option(help="with --chat: the system's mess
 MinP = Annotated[
     float | None, typer.Option(help="sample from tokens with at least this share of the likeliest one's probability")
 ]
-
-
-def asker_of(
-    model: TrainedModel, tokenizer: Tokenizer, *, corpus: str | None = None, mode: Mode | None = None,
-    chat: bool = False, today: datetime | None = None,
-) -> Asker:  # fmt: skip
-    """Return what asks a model as it was trained; its parameters are not read for that.
-
-    With `chat` it asks by messages, `today` or now; UserError where the model has no chat template.
-    """
-    from pathways_lite.data.chat_template import ChatTemplate
-    from pathways_lite.evaluation.generation import Asker
-    from pathways_lite.objectives.prompts import PromptFormat
-
-    prompt_format = PromptFormat.from_objective(model.stage.objective, model.frame(corpus))
-    opener, _ = model.prompt_tokens(tokenizer)
-    template = ChatTemplate(tokenizer, str(model.path), today) if chat else None
-    return Asker(tokenizer, prompt_format, mode, None, opener, template)
-
-
-def writer_of(model: TrainedModel, tokenizer: Tokenizer, asker: Asker, seed: int, **options: Any) -> Writer:
-    """Return a writer of the texts that `asker` asks for; reads the parameters. `options`: those of `Sampler`."""
-    import jax
-
-    from pathways_lite.evaluation.generation import Writer
-
-    _, ends = model.prompt_tokens(tokenizer)
-    return Writer(
-        model.stage.model, model.params(), tokenizer, asker.prompt_format, asker.mode, asker.frame, asker.opener, ends,
-        asker.chat, key=jax.random.key(seed), layout=model.components.layout, **options,
-    )  # fmt: skip
 
 
 def require_chat(chat: bool, system: str | None) -> None:

@@ -31,7 +31,7 @@ from pathways_lite.data.tokenizers import Tokenizer
 from pathways_lite.errors import UserError
 from pathways_lite.ledger import Ledger
 from pathways_lite.methods import growth, merging
-from pathways_lite.recipe import Adafactor, Grow, Ingredient, LiGO, Merge, Model, Prune, Stage
+from pathways_lite.recipe import Adafactor, Grow, Ingredient, LiGO, Merge, Model, Prune, Stage, with_plugins_recorded
 from pathways_lite.training.companions import FRAME, tokenizer_companions
 from pathways_lite.training.init_merging import furthest_cursor, merge_cost, merge_lineage, require_same_model
 from pathways_lite.training.initialize import CheckpointState
@@ -276,7 +276,7 @@ def next_stage(trained: TrainedModel, name: str, **fields: Any) -> StageSpec:
     stages = trained.spec.recipe.stages[: trained.spec.index + 1]
     while name in {stage.name for stage in stages}:
         name += "_again"
-    stage = Stage.model_validate({**dict(trained.stage), "name": name, **fields})
+    stage = with_plugins_recorded(Stage.model_validate({**dict(trained.stage), "name": name, **fields}))
     return StageSpec(trained.spec.recipe.model_copy(update={"stages": (*stages, stage)}), len(stages))
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pathways_lite.data.documents import Document, InputChunk, Skipped, check_text
 from pathways_lite.data.files import InputFile
@@ -37,6 +37,8 @@ class SeqioSource(Source):
     not kept. Examples are in SeqIO's order without shuffling, and read from the cache if there is one. Each Task is a
     domain.
     """
+
+    has_files: ClassVar[bool] = False
 
     module: str | None = None  # a module or a Python file that registers the Tasks
     examples: int | None = None  # the most to read; required for a Mixture, as its Tasks may repeat forever

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pathways_lite.data.documents import BadChunk, InputChunk, printable, utf8_name
 from pathways_lite.data.file_formats import split_name
@@ -16,6 +17,7 @@ from pathways_lite.data.python_installation import library_files, python_chunks
 from pathways_lite.data.records import Fields
 from pathways_lite.errors import UserError, similar_path
 from pathways_lite.paths import input_path
+from pathways_lite.plugins import plugins, require_instance
 
 PYTHON = "python:"
 _DOMAIN = re.compile(r"\w[\w .+-]*")
@@ -29,6 +31,8 @@ class Source:
     compressed or not; alone or in tar and zip archives. Names that begin with a dot are left out.
     """
 
+    has_files: ClassVar[bool] = True  # whether what it reads are files that can be looked at before
+
     address: str
     fields: Fields = Fields()  # noqa: RUF009  frozen
     outputs: tuple[Path, ...] = field(default=(), kw_only=True)  # what is being built, which is no input
@@ -37,19 +41,27 @@ class Source:
     def parse(cls, text: str, fields: Fields = Fields()) -> Source:  # noqa: B008  frozen
         """Parse `ADDRESS`, or `DOMAIN=ADDRESS` to put all documents into that domain.
 
-        Raises UserError for a name that a domain cannot have.
+        `SCHEME:REST` is of the plugin that is called so. Raises UserError for a name that a domain cannot have.
         """
         domain, equals, address = text.partition("=")
         if not equals or _exists(text):
-            return cls(text, fields)
+            return cls._open(text, fields)
         if _DOMAIN.fullmatch(domain):
-            return cls(address, replace(fields, domain=domain))
+            return cls._open(address, replace(fields, domain=domain))
         if "/" in domain or ":" in domain:  # a path
             return cls(text, fields)
         raise UserError(
             f"{printable(text)}: {printable(domain)!r} cannot be the name of a domain, which begins with a letter, a "
             "digit or _ and goes on with these, blanks, and any of . + -; write e.g. en-wiki=FILE"
         )
+
+    @classmethod
+    def _open(cls, address: str, fields: Fields) -> Source:
+        scheme, colon, _ = address.partition(":")
+        if not colon or _exists(address) or (plugin := plugins("sources").get(scheme)) is None:
+            return cls(address, fields)
+        source = plugin.load()(address, fields)
+        return require_instance(plugin, source, SourcePlugin, scheme)
 
     def without(self, outputs: Sequence[Path]) -> Self:
         """Return the source without files that are written during the build."""
@@ -83,7 +95,8 @@ class Source:
                     f"{printable(self.address)} is neither a file nor a directory; write it to a file first"
                 )
             raise UserError(
-                f"{printable(self.address)}: no such file or directory; a source is one of these, or {PYTHON}"
+                f"{printable(self.address)}: no such file or directory; a source is one of these, or "
+                f"{' or '.join([PYTHON, *(f'{scheme}:' for scheme in plugins('sources'))])}"
                 f"{similar_path(root)}"
             )
         base = utf8_name(root.absolute().name)
@@ -113,6 +126,25 @@ class Source:
     def to_json(self) -> dict[str, Any]:
         """Return what determines the documents, besides the files."""
         return {"address": utf8_name(self.address), "fields": self.fields.to_json()}
+
+
+@dataclass(frozen=True)
+class SourcePlugin(Source, ABC):
+    """A source of another package (group `pathways_lite.sources`): `NAME:REST`, where NAME is its entry point's.
+
+    It is made of its address and `fields`, whose `domain` puts all documents into one domain. It and its chunks are
+    sent to worker processes, so they can be pickled.
+    """
+
+    has_files: ClassVar[bool] = False
+
+    @abstractmethod
+    def chunks(self) -> Iterator[InputChunk]:
+        """Yield all input chunks, in an order that never changes."""
+
+    def files(self, listing: Listing | None = None) -> list[InputFile]:
+        """Return the local files that are read, where these are known: none of them may be held out as well."""
+        return []
 
 
 def _exists(path: str) -> bool:

@@ -171,13 +171,16 @@ class Asker:
 
         Raises UserError for messages that its chat template refuses.
         """
-        frame = self.document_frame
         if not isinstance(prompt, str):
             assert self.chat is not None
             ids = self.chat.encode(prompt)
-            return Question(Prompt(ids, 0, frame.end), ids)
+            return Question(Prompt(ids, 0, self.document_frame.end), ids)
         text = self.tokenizer.encode(prompt)
-        return Question(prompt_of(text, self.prompt_format, frame, self.mode, self.opener), text)
+        return Question(self.prompt_of(text), text)
+
+    def prompt_of(self, text: list[int]) -> Prompt:
+        """Return what the model reads to continue the tokens of a text."""
+        return prompt_of(text, self.prompt_format, self.document_frame, self.mode, self.opener)
 
     def infill(self, text: str) -> tuple[Prompt, list[list[int]]]:
         """Return what the model reads to fill every `<mask>` of a text, and the tokens between the masks.

@@ -20,7 +20,17 @@ import numpy as np
 
 from pathways_lite.batch import Batch
 from pathways_lite.ledger import Clock, Timeline
-from pathways_lite.recipe import Extremes, Focal, LinUpper, Quadratic, Reweighting, TopLosses, Uniform, Upper
+from pathways_lite.recipe import (
+    Extremes,
+    Focal,
+    LinUpper,
+    Quadratic,
+    Reweighting,
+    RulePlugin,
+    TopLosses,
+    Uniform,
+    Upper,
+)
 
 MIN_RANGE = 1e-6
 """Least range of a batch's losses, in nats: smaller ranges count as this one."""
@@ -110,6 +120,8 @@ def weigh(reweighting: Reweighting, losses: jax.Array, batch: Batch, temperature
             return normalize_weights((1.0 - jnp.exp(-jnp.maximum(samples.loss, 0.0))) ** gamma, samples.size)
         case TopLosses(fraction=fraction):
             return normalize_weights(select_top(samples, fraction), samples.size)
+        case RulePlugin() as rule:
+            return normalize_weights(rule.weights(samples.loss, samples.size), samples.size)
         case rule:
             return softmax_weights(score(rule, normalize_losses(samples)), samples.size, temperature)
 

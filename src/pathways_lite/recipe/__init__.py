@@ -18,6 +18,7 @@ from pathways_lite.recipe.load import *
 from pathways_lite.recipe.model import *
 from pathways_lite.recipe.objective import *
 from pathways_lite.recipe.optimizer import *
+from pathways_lite.recipe.plugin import *
 from pathways_lite.recipe.pruning import *
 from pathways_lite.recipe.rope_scaling import *
 from pathways_lite.recipe.stage import *

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
@@ -287,13 +288,13 @@ Amount = Annotated[Steps | Tokens | Flops | Fraction, Field(discriminator="kind"
 
 
 def union_members(annotation: Any) -> list[Any]:
-    """Return the alternatives of an annotation, without `Annotated`."""
+    """Return the alternatives of an annotation, without `Annotated`, and without the bases of plugins."""
     origin = typing.get_origin(annotation)
     if origin is Annotated:
         return union_members(typing.get_args(annotation)[0])
     if origin in (typing.Union, types.UnionType):
         return [member for argument in typing.get_args(annotation) for member in union_members(argument)]
-    return [annotation]
+    return [] if inspect.isabstract(annotation) else [annotation]
 
 
 def is_node(annotation: Any) -> bool:
@@ -306,10 +307,41 @@ def is_amount(annotation: Any) -> bool:
     return Steps in union_members(annotation)
 
 
-def variants_of(annotation: Any) -> dict[str, type[Frozen]]:
-    """Return the variants of a discriminated union by `kind`: `{"adamw": AdamW, ...}`."""
+def variants_of(annotation: Any, *, built_in: bool = False) -> dict[str, type[Frozen]]:
+    """Return the variants of a discriminated union by `kind`: `{"adamw": AdamW, ...}`.
+
+    Those of plugins too, which are imported for that, unless `built_in`.
+    """
     nodes = [member for member in union_members(annotation) if is_node(member)]
-    return {node.model_fields["kind"].default: node for node in nodes if "kind" in node.model_fields}
+    variants = {node.model_fields["kind"].default: node for node in nodes if "kind" in node.model_fields}
+    more = _open_unions.get(frozenset(nodes))
+    return variants if more is None or built_in else variants | more()
+
+
+_open_unions: dict[frozenset[type[Frozen]], Callable[[], dict[str, type[Frozen]]]] = {}
+
+
+def open_union(annotation: Any, more: Callable[[], dict[str, type[Frozen]]]) -> None:
+    """Let `variants_of` add classes to a union, by `kind`: those of plugins."""
+    _open_unions[frozenset(member for member in union_members(annotation) if is_node(member))] = more
+
+
+def map_nodes[T: Frozen](node: T, change: Callable[[Frozen], Frozen]) -> T:
+    """Return a recipe, or a part of one, with `change` applied to every node, the innermost first."""
+    changed: dict[str, Any] = {}
+    for name in type(node).model_fields:
+        value = getattr(node, name)
+        new: Any = value
+        if isinstance(value, Frozen):
+            new = map_nodes(value, change)
+        elif isinstance(value, tuple) and any(isinstance(item, Frozen) for item in value):
+            new = tuple(map_nodes(item, change) if isinstance(item, Frozen) else item for item in value)
+            new = value if all(a is b for a, b in zip(new, value, strict=True)) else new
+        if new is not value:
+            changed[name] = new
+    result = change(node.copy_unchecked(**changed) if changed else node)
+    assert isinstance(result, type(node))
+    return result
 
 
 _OTHER_NAMES = {

@@ -168,7 +168,7 @@ def _classes_in(annotation: Any) -> list[type[Frozen]]:
             classes.append(member)
         elif typing.get_origin(member) is tuple:
             classes += [cls for argument in typing.get_args(member) for cls in _classes_in(argument)]
-    return classes
+    return [*classes, *(cls for cls in variants_of(annotation).values() if cls not in classes)]  # those of plugins
 
 
 def _takes_plain_value(annotation: Any) -> bool:

@@ -9,16 +9,20 @@ direction is the vocabulary, which grows alone.
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from pathways_lite.plugins import Group
 from pathways_lite.recipe.base import Amount, Fraction, Frozen
+from pathways_lite.recipe.model import Model
+from pathways_lite.recipe.plugin import OpenUnion, PluginClass
 
 __all__ = [
     "BlockOrder", "Compose", "DropAndStack", "Grow", "Ingredient", "Interpolate", "LiGO", "MaskedGrowth", "Merge",
-    "Net2Net", "Operator", "Stack", "StartWeights", "VocabularyGrowth", "ZeroInit", "parse_blocks",
+    "Net2Net", "Operator", "OperatorPlugin", "Stack", "StartWeights", "VocabularyGrowth", "ZeroInit", "parse_blocks",
 ]  # fmt: skip
 
 
@@ -152,6 +156,19 @@ class Compose(Frozen):
     )
 
 
+class OperatorPlugin(PluginClass):
+    """A growth operator of another package (group `pathways_lite.growth`)."""
+
+    plugin_group: ClassVar[Group] = "growth"
+
+    @abstractmethod
+    def plan(self, source: Model, target: Model) -> Any:
+        """Return the `methods.growth.GrowthPlan` from the smaller model to the larger one of the same vocabulary.
+
+        Raises UserError where the operator cannot do it.
+        """
+
+
 Operator = Annotated[
     Stack
     | Interpolate
@@ -162,8 +179,9 @@ Operator = Annotated[
     | MaskedGrowth
     | LiGO
     | VocabularyGrowth
-    | Compose,
-    Field(discriminator="kind"),
+    | Compose
+    | OperatorPlugin,
+    OpenUnion(),
 ]
 
 

@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from pathways_lite.atomic_file import write_text_atomically
 from pathways_lite.errors import UserError, did_you_mean, similar_path
@@ -323,12 +323,9 @@ def _parse(owner: type[Frozen], name: str, text: str, full_path: tuple[str, ...]
     field = owner.model_fields[name]
     # pydantic separates the discriminator and metadata (bounds, parsers) from the annotation. Without a discriminator
     # a wrong value would be refused by every member of a union, and not by the one that it names.
-    separated = field.metadata or field.discriminator
-    annotation: Any = Annotated[field.annotation, field, *field.metadata] if separated else field.annotation
-    variants = variants_of(field.annotation)
-    # The paper's term is often the name of the class: `operator=ligo` is `operator=learned`.
-    by_class = {variant.__name__.lower(): variant for variant in variants.values()}
-    if variant := variants.get(text) or by_class.get(text.lower()):
+    parts = [*([Field(discriminator=field.discriminator)] if field.discriminator else []), *field.metadata]
+    annotation: Any = Annotated[field.annotation, *parts] if parts else field.annotation
+    if variant := _variant_named(field.annotation, text):
         try:
             return variant()
         except ValidationError as error:
@@ -345,9 +342,21 @@ def _parse(owner: type[Frozen], name: str, text: str, full_path: tuple[str, ...]
         except ValidationError as error:
             refusals.append(error)
     problem = _messages(refusals[0], annotation)
+    variants = variants_of(field.annotation)
     if variants and text.isidentifier() and not is_amount(field.annotation):
         problem = f"there is no {text!r}.{did_you_mean(text, variants)}"
     raise UserError(_with_override(f"{'.'.join(full_path)}={text}", problem)) from refusals[0]
+
+
+def _variant_named(annotation: Any, text: str) -> type[Frozen] | None:
+    """Return the variant of a union that a text names, by its kind or its class; plugins are imported if none does."""
+    for built_in in (True, False) if text.replace("-", "_").isidentifier() else ():
+        variants = variants_of(annotation, built_in=built_in)
+        # The paper's term is often the name of the class: `operator=ligo` is `operator=learned`.
+        by_class = {variant.__name__.lower(): variant for variant in variants.values()}
+        if variant := variants.get(text) or by_class.get(text.lower()):
+            return variant
+    return None
 
 
 def _candidates(text: str) -> list[Any]:

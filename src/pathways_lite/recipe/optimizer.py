@@ -1,19 +1,23 @@
 """Optimizers and learning-rate schedules. `training.optimizers` turns them into optax transformations.
 
-A new optimizer or schedule is a class here, a member of the union below it, a name in `__all__`, and a case there.
+A new optimizer or schedule is a class here, a member of the union below it, a name in `__all__`, and a case there; or a
+class of another package (`OptimizerPlugin`, `SchedulePlugin`).
 """
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from abc import abstractmethod
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from pathways_lite.plugins import Group
 from pathways_lite.recipe.base import Amount, Fraction, Frozen, Patterns, Steps
+from pathways_lite.recipe.plugin import OpenUnion, PluginClass
 
 __all__ = [
-    "SGD", "WSD", "Adafactor", "AdamW", "Constant", "Cosine", "Linear", "Lion", "Muon", "Optimizer", "PaLM",
-    "ParameterGroup", "Schedule",
+    "SGD", "WSD", "Adafactor", "AdamW", "Constant", "Cosine", "Linear", "Lion", "Muon", "Optimizer",
+    "OptimizerPlugin", "PaLM", "ParameterGroup", "Schedule", "SchedulePlugin",
     "ScheduleFree",
 ]  # fmt: skip
 
@@ -62,7 +66,20 @@ class PaLM(_Schedule):
     knee: Amount = Field(default=Steps(n=10_000), description="where the decay with 1/sqrt(k) begins")
 
 
-Schedule = Annotated[Constant | Linear | Cosine | WSD | PaLM, Field(discriminator="kind")]
+class SchedulePlugin(_Schedule, PluginClass):
+    """A schedule of another package (group `pathways_lite.schedules`), after the warm-up that all have."""
+
+    plugin_group: ClassVar[Group] = "schedules"
+
+    @abstractmethod
+    def shape(self, fraction: Any) -> Any:
+        """Return the value between 0 and 1, a float32 scalar that JAX can trace.
+
+        `fraction`: 0 at the end of the warm-up, and 1 at the end of the budget, whatever its unit.
+        """
+
+
+Schedule = Annotated[Constant | Linear | Cosine | WSD | PaLM | SchedulePlugin, OpenUnion()]
 
 # ---- optimizers ----
 
@@ -206,4 +223,26 @@ class SGD(_Optimizer):
     nesterov: bool = Field(default=False, description="momentum by Nesterov")
 
 
-Optimizer = Annotated[AdamW | Adafactor | Lion | Muon | ScheduleFree | SGD, Field(discriminator="kind")]
+class OptimizerPlugin(_Optimizer, PluginClass):
+    """An optimizer of another package (group `pathways_lite.optimizers`).
+
+    Its `direction` is its own. Clipping before it, and weight decay, groups and the learning rate's clock after it, are
+    those of the other optimizers.
+    """
+
+    plugin_group: ClassVar[Group] = "optimizers"
+
+    learning_rate: float = Field(1e-3, gt=0, description="peak")
+    schedule: Schedule = Field(Constant(warmup=Fraction(n=0.02)), description="of the learning rate")
+    weight_decay: float = Field(0.0, ge=0, description="on matrices; multiplied by the learning rate")
+
+    @abstractmethod
+    def direction(self, axes: Any) -> Any:
+        """Return the optax transformation from gradients to what the learning rate multiplies, as `scale_by_adam` is.
+
+        `axes`: the tree of trained parameters, with a tuple of logical axis names in place of each array. The state has
+        arrays of the parameters' shapes, and scalars.
+        """
+
+
+Optimizer = Annotated[AdamW | Adafactor | Lion | Muon | ScheduleFree | SGD | OptimizerPlugin, OpenUnion()]

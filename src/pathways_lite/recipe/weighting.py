@@ -7,17 +7,20 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from pathways_lite.plugins import Group
 from pathways_lite.recipe.base import Amount, Fraction, Frozen
 from pathways_lite.recipe.checkpoint_ref import Reference
+from pathways_lite.recipe.plugin import OpenUnion, PluginClass
 
 __all__ = [
-    "DoGE", "DoReMi", "Extremes", "Focal", "LearnDomainWeights", "LinUpper", "Quadratic", "Reweighting", "TopLosses",
-    "Uniform", "Upper",
+    "DoGE", "DoReMi", "Extremes", "Focal", "LearnDomainWeights", "LinUpper", "Quadratic", "Reweighting", "RulePlugin",
+    "TopLosses", "Uniform", "Upper",
 ]  # fmt: skip
 
 # ---- rules: from losses to weights ----
@@ -84,9 +87,24 @@ class TopLosses(Frozen):
     fraction: float = Field(default=0.5, gt=0, le=1, description="of the batch that is kept")
 
 
+class RulePlugin(PluginClass):
+    """A rule of another package (group `pathways_lite.reweighting`), for all rows of a batch."""
+
+    plugin_group: ClassVar[Group] = "reweighting"
+
+    @abstractmethod
+    def weights(self, losses: Any, sizes: Any) -> Any:
+        """Return weights of samples, at least 0, of the shape of `losses`, which are then scaled to a mean of 1.
+
+        Args:
+          losses: float32 [B, 1] of rows, or [B, T] of documents or tokens; nats, less those of a reference.
+          sizes: of the samples, in tokens; a sample of size 0 does not exist.
+        """
+
+
 Rule = Annotated[
-    Uniform | LinUpper | Upper | Quadratic | Extremes | Focal | TopLosses,
-    Field(discriminator="kind"),
+    Uniform | LinUpper | Upper | Quadratic | Extremes | Focal | TopLosses | RulePlugin,
+    OpenUnion(),
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathways_lite.errors import UserError, did_you_mean
+from pathways_lite.plugins import WithPlugins, require_instance
 from pathways_lite.tasks.chain import CHAIN
 from pathways_lite.tasks.code import CODE
 from pathways_lite.tasks.facts import FACTS
@@ -13,10 +14,14 @@ from pathways_lite.tasks.own_text import CLOZE, CONTINUATION
 from pathways_lite.tasks.scramble import SCRAMBLE
 from pathways_lite.tasks.sums import ARITHMETIC, SUM
 
-FAMILIES: dict[str, Family] = {
-    family.name: family
-    for family in (SUM, CHAIN, CODE, GRAMMAR, FACTS, ARITHMETIC, SCRAMBLE, GSM8K, CLOZE, CONTINUATION)
-}
+FAMILIES = WithPlugins(
+    {
+        family.name: family
+        for family in (SUM, CHAIN, CODE, GRAMMAR, FACTS, ARITHMETIC, SCRAMBLE, GSM8K, CLOZE, CONTINUATION)
+    },
+    "tasks",
+    lambda plugin, family: require_instance(plugin, family, Family, getattr(family, "name", "")),
+)
 
 
 def find_family(name: str) -> Family:

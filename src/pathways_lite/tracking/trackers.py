@@ -1,4 +1,4 @@
-"""Trackers: send a run's rows to TensorBoard and Weights & Biases, in addition to its own logs."""
+"""Trackers: send a run's rows to TensorBoard, Weights & Biases or a plugin, in addition to its own logs."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import hashlib
 import importlib
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from pathways_lite.console import print_line
 from pathways_lite.errors import UserError, did_you_mean
 from pathways_lite.extras import install_command
+from pathways_lite.plugins import plugins
 
 NAMES = ("tensorboard", "wandb")
 
@@ -36,9 +38,39 @@ def open_trackers(names: Iterable[str], stage_dir: Path, *, run: str, step: int 
             trackers.append(TensorBoard(stage_dir / "tensorboard", step=step))
         elif name == "wandb":
             trackers.append(WandB(stage_dir, run=run))
+        elif (plugin := plugins("trackers").get(name)) is not None:
+            trackers.append(PluginTracker(name, plugin.load(), stage_dir, run=run, step=step))
         else:
-            raise UserError(f"there is no tracker {name!r}.{did_you_mean(name, NAMES)}")
+            raise UserError(f"there is no tracker {name!r}.{did_you_mean(name, (*NAMES, *plugins('trackers')))}")
     return trackers
+
+
+class PluginTracker:
+    """A tracker of another package (group `pathways_lite.trackers`), which never stops a run.
+
+    `make(stage_dir, run=, step=)` opens it. What it raises is said once, and it gets no more rows.
+    """
+
+    def __init__(self, name: str, make: Callable[..., Tracker], stage_dir: Path, *, run: str, step: int) -> None:
+        self._name = name
+        self._tracker: Tracker | None = None
+        self._tracker = self._try(lambda: make(stage_dir, run=run, step=step))
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        if (tracker := self._tracker) is not None:
+            self._try(lambda: tracker.row(row))
+
+    def close(self) -> None:
+        if (tracker := self._tracker) is not None:
+            self._try(tracker.close)
+
+    def _try[T](self, action: Callable[[], T]) -> T | None:
+        try:
+            return action()
+        except Exception as error:
+            self._tracker = None
+            print_line(f"warning: the tracker {self._name} gets no more rows: {type(error).__name__}: {error}")
+            return None
 
 
 def scalars(row: Mapping[str, Any]) -> dict[str, float]:

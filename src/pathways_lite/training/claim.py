@@ -27,6 +27,7 @@ def claim_run(
             if is_enlarged(old, recipe, index, run):
                 run.stage(old.stages[index].name).summary_path.unlink(missing_ok=True)  # it is not finished anymore
             elif is_another_recipe(old, recipe, index, run):
+                _refuse_other_plugins(old, recipe, index, run)
                 differences = "\n".join(identity_differences(old, recipe, index))
                 raise UserError(
                     f"{run.path} was begun with another recipe; choose another directory with --out, delete this one "
@@ -35,6 +36,16 @@ def claim_run(
                 )
         recipe = _with_later_stages(recipe, old, run)
     write_recipe(recipe, run.recipe_path)
+
+
+def _refuse_other_plugins(old: Recipe, new: Recipe, index: int, run: RunDirectory) -> None:
+    """Raise UserError where nothing but the versions of plugins separates a stage from what the run began with."""
+    differences = identity_differences(old, new, index)
+    if all(line.partition(":")[0].endswith(".plugin") for line in differences):
+        raise UserError(
+            f"{run.path} was begun with another version of a plugin: {'; '.join(differences)}; install that one, or "
+            "train with this one in another directory (--out)"
+        )
 
 
 def _with_later_stages(recipe: Recipe, old: Recipe, run: RunDirectory) -> Recipe:

@@ -10,7 +10,7 @@ which are the same everywhere. Each keeps the guard's state; only the primary pr
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -34,34 +34,11 @@ from pathways_lite.tracking.progress import Progress
 from pathways_lite.training.compile import StepCompiler
 from pathways_lite.training.components import Components
 from pathways_lite.training.early_stopping import StoppingState, describe_stop, observe_evaluation
+from pathways_lite.training.hooks import TrainerHooks
 from pathways_lite.training.initialize import CheckpointState, initialize_stage, restore_latest
 from pathways_lite.training.metrics import MetricWriter, Timer
 from pathways_lite.training.spike_guard import GuardState, Halt, Rewind, observe
 from pathways_lite.training.step import TrainState
-
-
-class TrainerHooks:
-    """Callbacks of the loop that do nothing: subclass and override them to watch or disturb a run.
-
-    Every process calls them, on the thread that trains. An exception ends the run as a crash would.
-    """
-
-    def before_step(self, stage: str, step: int, batch: Batch) -> Batch:
-        """Return the batch to train on at `step`, given this process's rows of it in host memory."""
-        return batch
-
-    def after_step(self, stage: str, step: int) -> None:
-        """Called when `step` steps have been started."""
-
-    def after_evaluation(self, stage: str, step: int) -> None:
-        """Called when the evaluation after `step` steps is complete and logged."""
-
-    def after_save(self, stage: str, step: int) -> None:
-        """Called when the checkpoint of `step` has been handed to the background."""
-
-    def stop_requested(self) -> int:
-        """Return the number of a signal to stop as if it had arrived, or 0."""
-        return 0
 
 
 @dataclass(frozen=True)
@@ -110,15 +87,27 @@ class Trainer:
 
         Raises Interrupted after a signal, and UserError where the guard halts, the disk is full, or the like.
         """
-        # An earlier process may have stopped between this step and its evaluation.
+        self.begin()
+        while self.is_left:
+            self._train_until_rewind()
+        self.end()
+
+    def begin(self) -> None:
+        """Evaluate what an earlier process was stopped before. Raises Interrupted after a signal."""
         missing = self._evaluation_due and not coordination.run_on_primary(
             lambda: self.metric_writer.has_evaluation(self.step)
         )
         if missing and not self._evaluate():
             raise Interrupted
         self._observe_missed_evaluation()
-        while self.step < self._last_step:
-            self._train_until_rewind()
+
+    @property
+    def is_left(self) -> bool:
+        """Whether there are steps to take."""
+        return self.step < self._last_step
+
+    def end(self) -> None:
+        """Wait for the last checkpoint. Raises UserError where the model is of no use."""
         self.checkpoints.wait()
         if damaged := coordination.run_on_primary(lambda: self.metric_writer.non_finite_domains()):
             raise UserError(
@@ -127,29 +116,40 @@ class Trainer:
             )
 
     def _train_until_rewind(self) -> None:
-        stream = self.spec.stream(self.cursor, shard=self.components.layout.batch_shard)
-        with closing(stream.read(self.step, self._last_step)) as batches:
+        with closing(self.read_batches()) as batches:
             for batch in batches:
-                rewind = self._take_step(batch)
-                if self.progress.peak_flops is None and rewind is None:
-                    # Not before the first step, which should start soon, and not while a step is running.
-                    rewind = self._look_at_pending()
-                    self.progress.peak_flops = machine_peak(self.stage.model.dtype)
-                stopping = self.stop.should_stop()
-                if rewind is None and (self._evaluation_due or self._saving_due or stopping):
-                    rewind = self._look_at_pending()
-                if rewind is not None:
-                    self._rewind(rewind)
+                if not self.conclude_step(self.take_step(batch)):
                     return
-                if self._evaluation_due and not stopping:
-                    stopping = not self._evaluate()
-                if self._saving_due or stopping:
-                    self._save()
-                if stopping:
-                    self.checkpoints.wait()
-                    raise Interrupted
-                if self.step == self._last_step:
-                    return
+
+    def read_batches(self) -> Generator[Batch, None, None]:
+        """Yield this process's rows of the batches that come next; close it to stop the reading."""
+        stream = self.spec.stream(self.cursor, shard=self.components.layout.batch_shard)
+        return stream.read(self.step, self._last_step)
+
+    def conclude_step(self, rewind: Rewind | None) -> bool:
+        """Do what is due after a step: look at its metrics, evaluate, save; `rewind` was decided already.
+
+        Returns whether the next batch is the one to go on with: False after a rewind, and at the end of the stage.
+        Raises Interrupted after a signal; the step is saved then.
+        """
+        if self.progress.peak_flops is None and rewind is None:
+            # Not before the first step, which should start soon, and not while a step is running.
+            rewind = self.look_at_pending()
+            self.progress.peak_flops = machine_peak(self.stage.model.dtype)
+        stopping = self.stop.should_stop()
+        if rewind is None and (self._evaluation_due or self._saving_due or stopping):
+            rewind = self.look_at_pending()
+        if rewind is not None:
+            self._rewind(rewind)
+            return False
+        if self._evaluation_due and not stopping:
+            stopping = not self._evaluate()
+        if self._saving_due or stopping:
+            self.save()
+        if stopping:
+            self.checkpoints.wait()
+            raise Interrupted
+        return self.is_left
 
     @property
     def _last_step(self) -> int:
@@ -168,7 +168,7 @@ class Trainer:
 
     # ---- one step ----
 
-    def _take_step(self, batch: Batch) -> Rewind | None:
+    def take_step(self, batch: Batch) -> Rewind | None:
         """Start the next step, then look at the one before, which is done by now."""
         layout = self.components.layout
         rows, seq_len = batch.tokens.shape
@@ -180,7 +180,7 @@ class Trainer:
             batch, clock = layout.place_batch(batch), self.timeline.clock(self.step)
             statistics = statistics_fn(self.state, batch, clock) if statistics_fn else {}  # before the state is donated
             self.state, metrics = train_step(self.state, batch, clock)
-            rewind = self._look_at_pending()
+            rewind = self.look_at_pending()
         self.step += 1
         self.pending = (self.step, metrics, statistics)
         self.hooks.after_step(self.stage.name, self.step)
@@ -200,8 +200,8 @@ class Trainer:
             self.compiled.add((sequences, seq_len))
             self.progress.begin_training()
             return step
-        if self.step > self.saved_step and self._look_at_pending() is None:
-            self._save()
+        if self.step > self.saved_step and self.look_at_pending() is None:
+            self.save()
             self.checkpoints.wait()
         raise Interrupted
 
@@ -214,7 +214,7 @@ class Trainer:
                 self.statistics_fns[shape] = self.components.compile_statistics(*shape)
         return self.statistics_fns[shape]
 
-    def _look_at_pending(self) -> Rewind | None:
+    def look_at_pending(self) -> Rewind | None:
         """Record the newest step and ask the guard about it."""
         if self.pending is None:
             return None
@@ -303,9 +303,9 @@ class Trainer:
             self._observe_evaluation(coordination.run_on_primary(lambda: self.metric_writer.last_evaluation)["domains"])
         if self.stopping.stopped_at is not None and self.start.stopping.stopped_at is None:
             self.checkpoints.delete_after(self.step - 1)  # it does not say that the stage ends with it
-            self._save()
+            self.save()
 
-    def _save(self) -> None:
+    def save(self) -> None:
         """Save state, data cursor, guard and ledger as one; the disk is written in the background.
 
         Raises UserError where the state is not finite: a checkpoint is a state that training can continue from.
@@ -379,7 +379,7 @@ class Trainer:
                 skipped_sequences=sequences,
             )
         self.progress.print_note(f"{rewind.reason}: back to step {self.step}; {sequences} sequences are skipped")
-        self._save()
+        self.save()
 
     @contextmanager
     def _pause(self, account: str, phase: str) -> Iterator[None]:

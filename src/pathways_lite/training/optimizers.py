@@ -23,7 +23,7 @@ from pathways_lite.ledger import Clock, Timeline
 from pathways_lite.methods import pruning
 from pathways_lite.models.params import Axes, is_axes, is_matrix, is_stacked, matrix_sides
 from pathways_lite.models.trainable import EVERYTHING, Trainable
-from pathways_lite.recipe import SGD, Adafactor, AdamW, Lion, Muon, Optimizer, ScheduleFree, Stage
+from pathways_lite.recipe import SGD, Adafactor, AdamW, Lion, Muon, Optimizer, OptimizerPlugin, ScheduleFree, Stage
 from pathways_lite.training.parameter_groups import GroupFactors, add_group_decay, group_factors, scale_rates
 from pathways_lite.training.schedules import schedule
 
@@ -91,6 +91,8 @@ def build_optimizer(
             transforms = [adafactor(rate, axes, factors=factors, **options)]
         case Muon():
             transforms = [_muon(config, axes, rate, factors)]
+        case OptimizerPlugin():
+            transforms = [config.direction(axes), *_decay_and_scale(config, axes, rate, factors)]
         case ScheduleFree():
             transforms = [_schedule_free(config, axes, rate, factors)]
     clipping = [] if config.clip_norm is None else [clip(config.clip_norm)]

@@ -31,6 +31,7 @@ from pathways_lite.recipe import (
     SpecialTokens,
     Stage,
     stage_identity,
+    with_plugins_recorded,
 )
 from pathways_lite.run_directory import RunDirectory
 from pathways_lite.run_history import last_start, read_history
@@ -53,6 +54,7 @@ def resolve_recipe(recipe: Recipe, run: RunDirectory | None = None, finished: Se
     A stage that is finished in `run` needs no corpus. `finished`: resolved stages, trained elsewhere, whose corpora
     need not be there either; nothing but what they recorded is then known of such a corpus.
     """
+    recipe = with_plugins_recorded(recipe)
     if run is not None:
         recipe = with_corpora_found(recipe, run)
     recipe = resolve_budgets(recipe)

@@ -7,10 +7,10 @@ import importlib.metadata
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from rich.text import Text
 
@@ -44,8 +44,9 @@ from pathways_lite.training.describe import describe_epochs
 from pathways_lite.training.ending import PAGES, PhaseTimes, keep_ending
 from pathways_lite.training.estimate import measure_stage
 from pathways_lite.training.final_evaluation import summarize
+from pathways_lite.training.hooks import TrainerHooks
 from pathways_lite.training.initialize import initialize_stage, is_trained, restore_latest
-from pathways_lite.training.loop import Trainer, TrainerHooks, TrainerServices
+from pathways_lite.training.loop import Trainer, TrainerServices
 from pathways_lite.training.metrics import MetricWriter, Timer
 from pathways_lite.training.notes import INHERITS_UNKNOWN, stage_notes
 from pathways_lite.training.resolve import resolve_recipe, with_learned_weights
@@ -64,11 +65,24 @@ from pathways_lite.training.token_losses import score_samples, write_samples_pag
 from pathways_lite.version import __version__
 
 
+class RunOptions(TypedDict, total=False):
+    """How a run is trained, besides its recipe."""
+
+    trackers: Sequence[str]  # see `tracking.trackers`; none by default
+    console: Console | None  # for what is said; None: standard error
+    hang_timeout: float | None  # seconds that may pass without a step, see `Watchdog`
+    hooks: TrainerHooks | None
+    source: Path | None  # the recipe's file or directory, whose git commit is recorded; None: the working directory
+    samples: bool  # generate text at the end of a stage (the default)
+    page: bool  # draw the run's page and plots (the default)
+
+
 @dataclass(frozen=True)
 class RunContext:
     """What all stages of a run share."""
 
     run: RunDirectory
+    recipe: Recipe  # resolved
     trackers: Sequence[str]
     console: Console
     stop: Stop
@@ -76,41 +90,51 @@ class RunContext:
     hooks: TrainerHooks
     fence: Callable[[], None]  # raises LostRunError where another process writes to the run directory now
     provenance: Provenance
-    samples: bool = True  # generate text at the end of a stage
-    page: bool = True  # draw the run's page and plots
+    samples: bool
+    page: bool
     startup: float = 0.0  # seconds that this process took before training
 
     def note(self, line: str) -> None:
         """Print a line for the user."""
         self.console.print(line)
 
+    def note_stop(self) -> None:
+        """Say after a signal what is saved, and how to continue."""
+        if coordination.is_primary():
+            self.note(describe_stop(self.run, self.recipe))
+
 
 # ---- training ----
 
 
-def train_run(
-    recipe: Recipe,
-    path: Path,
-    *,
-    trackers: Sequence[str] = (),
-    console: Console | None = None,
-    hang_timeout: float | None = None,
-    hooks: TrainerHooks | None = None,
-    source: Path | None = None,
-    samples: bool = True,
-    page: bool = True,
-) -> int:
+def train_run(recipe: Recipe, path: Path, **options: Unpack[RunOptions]) -> int:
     """Train all stages of `recipe` in the run directory `path`, continuing from what it holds.
 
     With many processes (`coordination.initialize`) all of them call this; only the primary one locks the directory,
-    writes logs and shows progress. `hang_timeout`: seconds that may pass without a step, see `Watchdog`. `source`: the
-    recipe's file or directory, whose git commit is recorded; the working directory by default. At its end each stage
-    generates `samples` and draws the run's `page`, both of which studies leave out.
+    writes logs and shows progress.
 
     Returns the process's exit status: 0 when everything is trained, 128 + n after signal n (the state is saved).
     Raises UserError for what the user can correct.
     """
-    hooks, startup = hooks or TrainerHooks(), startup_seconds()
+    with open_run(recipe, path, **options) as context:
+        try:
+            with contextlib.ExitStack() as stack:
+                for components in stages_to_train(context, stack):
+                    with stage_trainer(components, context) as trainer:
+                        trainer.train()
+        except Interrupted:
+            context.note_stop()
+        return context.stop.exit_status
+
+
+@contextlib.contextmanager
+def open_run(recipe: Recipe, path: Path, **options: Unpack[RunOptions]) -> Iterator[RunContext]:
+    """Resolve the recipe and claim its run directory, for `stages_to_train`; signals stop the run until it is closed.
+
+    Raises UserError where the directory is in use or holds another recipe's stages.
+    """
+    hooks, startup = options.get("hooks") or TrainerHooks(), startup_seconds()
+    console, hang_timeout = options.get("console"), options.get("hang_timeout")
     with contextlib.ExitStack() as stack:
         if not coordination.is_primary():
             console = Console(file=stack.enter_context(open(os.devnull, "w")))  # noqa: PTH123
@@ -128,55 +152,56 @@ def train_run(
         require_shared_directory(run.path)
         stack.enter_context(signals)
         watchdog = stack.enter_context(Watchdog(run.path, hang_timeout))
-        context = RunContext(
+        yield RunContext(
             run=run,
-            trackers=trackers if coordination.is_primary() else (),
+            recipe=recipe,
+            trackers=options.get("trackers", ()) if coordination.is_primary() else (),
             console=console,
             stop=stop,
             watchdog=watchdog,
             hooks=hooks,
             fence=lock.require_held,
-            provenance=current_provenance(source),
-            samples=samples,
-            page=page,
+            provenance=current_provenance(options.get("source")),
+            samples=options.get("samples", True),
+            page=options.get("page", True),
             startup=startup,
         )
-        try:
-            _train_stages(recipe, context)
-        except Interrupted:
-            if coordination.is_primary():
-                console.print(describe_stop(run, recipe))
-        return stop.exit_status
 
 
-def _train_stages(recipe: Recipe, context: RunContext) -> None:
-    """Train the stages that are not finished. Raises Interrupted after a signal."""
-    run, recording = context.run, False
+def stages_to_train(context: RunContext, stack: contextlib.ExitStack) -> Iterator[Components]:
+    """Yield the stages that are not finished; the next one when the one before it is trained.
+
+    `stack` records how the process ends: leave it with the exception that ends it.
+    """
+    recipe, run, recording = context.recipe, context.run, False
     for stage in recipe.stages:  # before the first one trains, for hours
         if not run.stage(stage.name).is_finished:
             require_mesh_here(stage)
-    with contextlib.ExitStack() as stack:
-        for index in range(len(recipe.stages)):
-            if is_trained(StageSpec(recipe, index), run, context.note):
-                continue
-            if not recording and coordination.is_primary():
-                stack.enter_context(record_process(run, recipe, context.provenance, context.fence, context.stop))
-            recording = True
-            recipe = with_learned_weights(recipe, index, run)
-            train_stage(Components(StageSpec(recipe, index)), context)
+    for index in range(len(recipe.stages)):
+        if is_trained(StageSpec(recipe, index), run, context.note):
+            continue
+        if not recording and coordination.is_primary():
+            stack.enter_context(record_process(run, recipe, context.provenance, context.fence, context.stop))
+        recording = True
+        recipe = with_learned_weights(recipe, index, run)
+        yield Components(StageSpec(recipe, index))
     if not recording:
         context.note(describe_finished(run))
 
 
-def train_stage(components: Components, context: RunContext) -> None:
-    """Train one stage to its end. Raises Interrupted after a signal."""
+@contextlib.contextmanager
+def stage_trainer(components: Components, context: RunContext) -> Iterator[Trainer]:
+    """Give the trainer of a stage, at its newest valid checkpoint or its start; then write the stage's results.
+
+    Nothing is written where the caller leaves with an exception. Raises Interrupted after a signal.
+    """
     begin, peak_before = time.perf_counter(), seconds_of_peak()
     with contextlib.ExitStack() as stack:
         with context.watchdog.pause("preparing"), context.stop.instead(UNPREPARED):
             trainer = _prepare(stack, components, context)
         first_step, seconds_before = trainer.step, trainer.start.seconds
         try:
-            trainer.train()
+            yield trainer
         except Interrupted:
             trainer.metric_writer.happened("interrupt", trainer.step, trainer.timer.seconds)
             raise

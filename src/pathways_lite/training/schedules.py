@@ -23,7 +23,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from pathways_lite.ledger import Clock, Timeline
-from pathways_lite.recipe import WSD, Amount, Constant, Cosine, Fraction, Linear, PaLM, ResolvedBudget, Schedule
+from pathways_lite.recipe import (
+    WSD,
+    Amount,
+    Constant,
+    Cosine,
+    Fraction,
+    Linear,
+    PaLM,
+    ResolvedBudget,
+    Schedule,
+    SchedulePlugin,
+)
 
 Shape = Callable[[Clock], jax.Array]
 Unit = Literal["steps", "tokens", "flops"]
@@ -57,6 +68,9 @@ def _fall(config: Schedule, timeline: Timeline) -> Shape:
             return lambda clock: _rescale(1.0 - curve(fraction(clock)), end)
         case PaLM(knee=knee):
             return _inverse_sqrt(knee, timeline)
+        case SchedulePlugin():
+            fraction = _fraction_since(config.warmup, timeline)
+            return lambda clock: jnp.float32(config.shape(fraction(clock)))
 
 
 def _warmup(length: Amount, timeline: Timeline) -> Shape:

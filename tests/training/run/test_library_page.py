@@ -1,5 +1,6 @@
 """The lines of docs/library.md run, and give what the page says."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers.run_helpers import TOTAL
 from pathways_lite.batch import Batch
 from pathways_lite.checkpoint_names import checkpoint_name
 from pathways_lite.checkpoints import step_of
@@ -16,28 +16,41 @@ from pathways_lite.tracking.log import read_log
 PAGE = Path(__file__).parents[3] / "docs" / "library.md"
 
 
-def test_the_ten_lines(uninterrupted: Path) -> None:
-    code, *_ = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    path = re.search(r'"(runs/.*)"', code)[1]
-    statements = [line for line in code.splitlines() if line and "import " not in line]
-    assert len(statements) == 10
+def code_after(text: str) -> str:
+    """Return the first code after a heading or sentence of the page."""
+    return re.findall(r"```python\n(.*?)```", PAGE.read_text().partition(text)[2], re.DOTALL)[0]
+
+
+def test_the_ten_lines(recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = code_after("in ten lines:")
+    assert len([line for line in code.splitlines() if line]) <= 10
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": f"text {i}"}) + "\n" for i in range(20)))
+    for written, here in {
+        '"configs/demo.py"': repr(str(recipe_file)), '"python:"': '"text.jsonl"', "sentencepiece:4096": "bytes",
+        "500 steps": "2 steps",
+    }.items():  # fmt: skip
+        assert written in code
+        code = code.replace(written, here)
     names: dict[str, Any] = {}
-    earlier = max(p for p in (uninterrupted / "base" / "checkpoints").iterdir() if step_of(p) < TOTAL)
-    exec(code.replace(path, str(earlier)), names)
-    config, documents = names["config"], names["documents"]
-    for document, logits, losses in zip(documents, names["logits"], names["losses"], strict=True):
-        assert logits.shape == (len(document), config.vocab_size)
-        assert losses.shape == (len(document),)
-    assert names["step"] == step_of(earlier)
-    assert int(names["state"].step) == step_of(earlier) + 1
-    assert names["batch"].tokens.shape[1] == names["model"].stage.data.seq_len
-    assert isinstance(names["text"], str)
-    rows = {row["step"]: row for row in read_log(uninterrupted / "base" / "log.jsonl") if row["kind"] == "train"}
-    assert names["metrics"]["loss"] == np.float32(rows[step_of(earlier) + 1]["loss"])
+    exec(code, names)
+    assert names["logits"].shape == (len("The string") + 1, 257)
+    assert len(names["score"].nll) == len("is empty")
+    assert names["trained"].checkpoint.manifest.step == 2
+    assert (tmp_path / "demo_hf" / "config.json").is_file()
+
+
+def test_the_own_loop(recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    code = code_after("A loop of your own")
+    assert len([line for line in code.splitlines() if line]) <= 10
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace('"configs/demo.py"', repr(str(recipe_file))).replace("% 100 == 99", "% 10 == 9"), {})
+    assert capsys.readouterr().out.startswith("9 ")
+    assert (tmp_path / "runs" / "own" / "base" / "summary.json").is_file()
 
 
 def test_the_loop_takes_the_steps_of_the_run(uninterrupted: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    *_, code = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    code = code_after("## One step again")
     path = re.search(r'"(runs/.*)"', code)[1]
     first = min(step_of(p) for p in (uninterrupted / "base" / "checkpoints").iterdir())
     names: dict[str, Any] = {}
@@ -56,7 +69,7 @@ def test_every_function_that_the_page_names_exists() -> None:
     named = re.findall(r"`(?:pathways_lite\.)?((?:[a-z_]+\.)+)([a-z_]+)(?=[`(])", text)
     checked = 0
     for module, name in named:
-        if module.startswith(("model.", "jax.", "generation_config", "tokenizer_config")):
+        if module.startswith(("model.", "jax.", "pl.", "step.", "generation_config", "tokenizer_config")):
             continue
         assert hasattr(importlib.import_module(f"pathways_lite.{module.rstrip('.')}"), name), f"{module}{name}"
         checked += 1

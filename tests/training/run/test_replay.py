@@ -18,8 +18,8 @@ from pathways_lite.evaluation.generation import generate
 from pathways_lite.evaluation.texts import document_logits, document_losses, encode_documents
 from pathways_lite.recipe import Recipe, apply_overrides, load_recipe
 from pathways_lite.tracking.log import read_log
+from pathways_lite.training.hooks import TrainerHooks
 from pathways_lite.training.load import TrainedModel, load_model
-from pathways_lite.training.loop import TrainerHooks
 from pathways_lite.training.replay import (
     batch_at,
     data_stream,

@@ -15,8 +15,9 @@ from pathways_lite.errors import UserError
 from pathways_lite.evaluation.held_out import HeldOutLoss, StageEvaluator
 from pathways_lite.recipe import Recipe, Saving, SpikeGuard, Stage, apply_overrides
 from pathways_lite.tracking.log import read_log
+from pathways_lite.training.hooks import TrainerHooks
 from pathways_lite.training.load import load_model
-from pathways_lite.training.loop import Trainer, TrainerHooks
+from pathways_lite.training.loop import Trainer
 from pathways_lite.training.run import checkpoints_to_keep
 
 BAD_SAMPLE = 12  # in the batch of step 5, whose examples are 10 to 13

@@ -40,6 +40,7 @@ from pathways_lite.recipe import (
     Model,
     Net2Net,
     Operator,
+    OperatorPlugin,
     Stack,
     VocabularyGrowth,
     ZeroInit,
@@ -65,7 +66,17 @@ def plan_operator(operator: Operator, source: Model, target: Model) -> GrowthPla
     require_growth(source, target)
     if not isinstance(operator, VocabularyGrowth):
         require_same_vocabulary(operator.kind, source, target)
+    if isinstance(operator, OperatorPlugin):
+        return require_plan(operator, source, target)
     return PLANNERS[operator.kind](operator, source, target)
+
+
+def require_plan(operator: OperatorPlugin, source: Model, target: Model) -> GrowthPlan:
+    """Return a plugin's plan. Raises UserError where it is none between these models."""
+    plan = operator.plan(source, target)
+    if not isinstance(plan, GrowthPlan) or (plan.source, plan.target) != (source, target):
+        raise UserError(f"{type(operator).__name__}.plan returned no GrowthPlan from the source to the target")
+    return plan
 
 
 # ---- depth ----

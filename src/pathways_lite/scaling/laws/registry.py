@@ -1,7 +1,7 @@
 """All laws by name.
 
 A law is a `Law` constant of one of the `MODULES`. To add one, write it into the module of its family, or into a new
-module that is then listed here.
+module that is then listed here; or offer it from another package (`plugins`).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pathways_lite.errors import UserError, did_you_mean
+from pathways_lite.plugins import WithPlugins, require_instance
 from pathways_lite.scaling.law import Law
 from pathways_lite.scaling.laws import (
     annealing,
@@ -39,7 +40,11 @@ MODULES = (
     precision, distillation, downstream, tasks, inference, beta_coverage, mixing, broken, power, efficiency,
 )  # fmt: skip
 
-LAWS: dict[str, Law] = {law.name: law for module in MODULES for law in vars(module).values() if isinstance(law, Law)}
+LAWS = WithPlugins(
+    {law.name: law for module in MODULES for law in vars(module).values() if isinstance(law, Law)},
+    "laws",
+    lambda plugin, law: require_instance(plugin, law, Law, getattr(law, "name", "")),
+)
 
 # Laws that are built from what follows the colon in their name, as in `mixing:web,code`, each with an example.
 FAMILIES: dict[str, tuple[Callable[[tuple[str, ...]], Law], str]] = {
