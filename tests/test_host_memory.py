@@ -3,6 +3,7 @@
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,12 +16,29 @@ def test_what_is_asked_for_decides(platforms: str, alone: bool, monkeypatch: pyt
     assert runs_on_cpu_only() is alone
 
 
-def test_otherwise_an_installed_accelerator_library_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="device files of Linux")
+@pytest.mark.parametrize(
+    ("library", "device", "alone"),
+    [
+        (None, "nvidia0", True),
+        ("libtpu", None, True),  # installed to plan
+        ("libtpu", "accel0", False),
+        ("libtpu", "vfio/0", False),
+        ("jax_plugins", "nvidia1", False),
+        ("jax_plugins", "nvidiactl", True),
+        ("jax_plugins", "dxg", False),
+    ],
+)
+def test_otherwise_an_accelerator_and_its_library_decide(
+    library: str | None, device: str | None, alone: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("JAX_PLATFORMS")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert runs_on_cpu_only()
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if name == "libtpu" else None)
-    assert not runs_on_cpu_only()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if name == library else None)
+    monkeypatch.setattr("pathways_lite.host_memory._DEVICES", tmp_path)
+    if device is not None:
+        (tmp_path / device).parent.mkdir(exist_ok=True)
+        (tmp_path / device).touch()
+    assert runs_on_cpu_only() is alone
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc only")

@@ -163,6 +163,12 @@ def model_of(arguments: argparse.Namespace) -> Any:
 
 def prepare(model: Any, seq_len: int, batch_size: int) -> tuple[Callable[[], None], float]:
     """Return a function that takes one step and waits for it, and the seconds of compiling and the first step."""
+    run, compiling = compile_step(model, seq_len, batch_size)
+    return run, compiling + timed(run, 1).seconds[0]
+
+
+def compile_step(model: Any, seq_len: int, batch_size: int) -> tuple[Callable[[], None], float]:
+    """Return a function that takes one step and waits for it, and the seconds of compiling it."""
     import jax
 
     from pathways_lite import models
@@ -189,14 +195,14 @@ def prepare(model: Any, seq_len: int, batch_size: int) -> tuple[Callable[[], Non
     start = time.perf_counter()
     lowered = jax.jit(step, donate_argnums=0).lower(state, batch, clock)
     compiled = lowered.compile()
+    compiling = time.perf_counter() - start
 
     def run() -> None:
         nonlocal state
         state, metrics = compiled(state, batch, clock)
         jax.block_until_ready((state, metrics))
 
-    run()
-    return run, time.perf_counter() - start
+    return run, compiling
 
 
 def token_losses(model: Any, params: Any, batch: Any, key: Any) -> Any:

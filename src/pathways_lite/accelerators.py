@@ -51,3 +51,9 @@ def leave_out_missing_tpu(environment: MutableMapping[str, str] = os.environ) ->
     # A GPU may be there or not, and of platforms that are named JAX requires each.
     for name, value in QUIET_LIBTPU.items():
         environment.setdefault(name, value)
+
+
+def visible_devices(platform: str, count: int) -> str:
+    """Return the setting by which a process has the first `count` devices of its machine; "" where there is none."""
+    listed = ",".join(map(str, range(count)))
+    return {"cpu": f"JAX_NUM_CPU_DEVICES={count}", "gpu": f"CUDA_VISIBLE_DEVICES={listed}"}.get(platform, "")

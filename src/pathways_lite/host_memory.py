@@ -6,9 +6,15 @@ import ctypes
 import importlib.util
 import os
 import platform
+import sys
+from pathlib import Path
 
 # Parameters of mallopt(3), from malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
+
+_DEVICES = Path("/dev")
+_DEVICE_FILES = ("accel*", "vfio/[0-9]*", "nvidia[0-9]*", "kfd", "dxg")
+"""There, of TPUs (both drivers), of GPUs of NVIDIA and of AMD, and of either under Windows' WSL."""
 
 
 def keep_freed_memory() -> bool:
@@ -28,7 +34,12 @@ def keep_freed_memory() -> bool:
 
 
 def runs_on_cpu_only() -> bool:
-    """Return True if JAX can only run on CPUs: JAX_PLATFORMS says so, or no accelerator library is installed."""
+    """Return True if JAX can only run on CPUs: JAX_PLATFORMS says so, or there is no accelerator or no library for it.
+
+    Plans for TPUs need libtpu where there is none, so that on Linux its device files count, and not the library alone.
+    """
     if platforms := os.environ.get("JAX_PLATFORMS"):
         return platforms == "cpu"
-    return not any(importlib.util.find_spec(name) for name in ("libtpu", "jax_plugins"))
+    if not any(importlib.util.find_spec(name) for name in ("libtpu", "jax_plugins")):
+        return True
+    return sys.platform == "linux" and not any(any(_DEVICES.glob(pattern)) for pattern in _DEVICE_FILES)

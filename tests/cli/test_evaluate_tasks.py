@@ -4,12 +4,15 @@ import json
 import re
 import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from helpers.invoke import invoke
+from pathways_lite.cli.evaluate_along import measured_sentence
+from pathways_lite.cli.evaluate_lm_eval import require_task_names
 from pathways_lite.errors import UserError
 from pathways_lite.evaluation import downstream
 from pathways_lite.scaling.table import OWN_COLUMNS, read_table
@@ -107,7 +110,10 @@ def test_laws_are_fitted_to_the_table(here: Path) -> None:
     [
         (["--tasks", "summ"], "there is no task 'summ'. Did you mean 'sum'?"),
         (["--tasks", ","], "--tasks names no task"),
-        (["--tasks", "sum", "--shots", "9"], "and the model was trained on sequences of 32; use fewer --shots"),
+        (
+            ["--tasks", "sum", "--shots", "9"],
+            "and the model was trained on sequences of 32; not one shot fits: leave --shots out, ",
+        ),
         (["--shots", "2"], "--shots, --limit, --mode and --include are for --tasks"),
         (["--tasks", "sum", "--text", "words.jsonl"], "--tasks is evaluated instead of held-out text"),
         (["--tasks", "sum", "--mode", "nlg"], "the model was not trained with mode 'nlg'"),
@@ -124,7 +130,7 @@ def test_what_does_not_fit_is_refused_before_parameters_are_read(
     here: Path, monkeypatch: pytest.MonkeyPatch, along: tuple[str, ...]
 ) -> None:
     monkeypatch.setattr(TrainedModel, "params", lambda self: pytest.fail("parameters were read"))
-    with pytest.raises(UserError, match="use fewer --shots"):
+    with pytest.raises(UserError, match="not one shot fits: leave --shots out, "):
         invoke("evaluate", "runs/seed0", "--tasks", "sum", "--shots", 9, *along)
     assert not (here / "runs/seed0/tasks.csv").exists()
 
@@ -144,7 +150,9 @@ def test_accuracies_are_printed_by_step_and_empty_columns_are_left_out(here: Pat
         for place, task in ((-2, "words.jsonl"), (-1, "sum:choices")):
             accuracy = table["accuracy"][(table["step"] == float(row[0])) & (table["task"] == task)][0]
             assert row[place] == f"{accuracy:.1%}"
-    assert "0 results measured, 4 kept" in invoke(*arguments).stdout  # and its page is drawn without these columns
+    assert (
+        "0 results measured; the table has 4 of an earlier call too" in invoke(*arguments).stdout
+    )  # and its page is drawn without these columns
 
 
 def test_other_items_are_not_mixed_into_a_table(here: Path) -> None:
@@ -169,3 +177,27 @@ def test_the_commands_of_the_page_work(here: Path) -> None:
         if "--limit" not in arguments:
             arguments += ["--limit", "4"]
         assert invoke(*arguments).exit_code == 0, command
+
+
+@pytest.mark.parametrize("options", [(), ("--along",)])
+def test_a_task_that_nobody_has_is_refused_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    """Neither a checkpoint nor lm-evaluation-harness, which takes half a minute to list its tasks."""
+    monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)  # whoever imports it fails
+    with pytest.raises(UserError, match=r"there is no task 'sums'. Did you mean 'sum'\?"):
+        invoke("evaluate", tmp_path / "no_run", "--tasks", "sums", *options)
+
+
+def test_names_of_harness_tasks_are_found_in_its_files(tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval", reason="extra lm-eval")
+    (tmp_path / "mine.yaml").write_text("task: of_mine\ndataset_path: json\n")
+    (tmp_path / "group.yaml").write_text("group: ours\ntask:\n  - of_mine\n  - 'quoted'\n")
+    require_task_names(["piqa", "of_mine", "ours", "quoted"], tmp_path)
+    with pytest.raises(UserError, match=r"there is no task 'pica'. Did you mean 'piqa'\?"):
+        require_task_names(["piqa", "pica"], None)
+
+
+def test_what_was_measured_is_counted_and_what_was_not_is_not_named() -> None:
+    assert measured_sentence(8, 0, "result") == "8 results measured"
+    assert measured_sentence(1, 3, "checkpoint") == "1 checkpoint measured; the table has 3 of an earlier call too"

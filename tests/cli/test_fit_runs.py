@@ -6,13 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers.invoke import invoke
 from pathways_lite.cli import fit_table
 from pathways_lite.cli.fit_runs import arms_note, corpora_notes, finished_runs, left_out_notes
 from pathways_lite.cli.fit_table import RowChoice, read_rows
+from pathways_lite.errors import UserError
+from pathways_lite.scaling.efficiency import fit_efficiency
 from pathways_lite.scaling.fit import fit_law
 from pathways_lite.scaling.laws.registry import find_law
 from pathways_lite.scaling.quality import ARM_OF_ROW, noise_of_runs
-from pathways_lite.scaling.table import Table
+from pathways_lite.scaling.table import Table, write_table
 
 
 def texts(*values: str) -> np.ndarray:
@@ -72,6 +75,35 @@ def test_the_noise_of_a_run_leaves_out_what_arms_differ_by(runs: Table) -> None:
     noise, repeats = noise_of_runs(apart)
     assert repeats == 6
     assert noise < 0.1 * noise_of_runs(pooled)[0]
+
+
+def test_settings_are_no_repeats(tmp_path: Path) -> None:
+    """Learning rates of one budget are said to be pooled, and what they differ by is not the noise of a run."""
+    rates, seeds = np.tile([1e-3, 3e-3], 6), np.tile([0, 0, 1, 1], 3)
+    table = {
+        "C": np.repeat([1e17, 2e17, 4e17], 4),
+        "L": np.repeat([4.0, 3.6, 3.3], 4) + 0.3 * (rates > 2e-3) + 0.01 * seeds,
+        "lr": rates,
+        "seed": seeds,
+    }
+    write_table(table, tmp_path / "runs.csv")
+    result = invoke("fit", "kaplan-c", tmp_path / "runs.csv", "--bootstraps", "0", "--json")
+    said = " ".join(json.loads(result.output)["notes"])
+    assert "Rows with equal C_pf_days differ in lr (2 values): this fit pools them" in said
+    assert "fit them apart with --each lr, or choose some with --where 'lr == 0.001'." in said
+    assert json.loads(result.output)["quality"]["repeats"] == 6
+    assert json.loads(result.output)["quality"]["noise_of_a_run"] < 0.01
+    one = invoke("fit", "kaplan-c", tmp_path / "runs.csv", "--bootstraps", "0", "--where", "lr == 0.001", "--json")
+    assert "pools" not in " ".join(json.loads(one.output)["notes"])
+    apart = invoke("fit", "kaplan-c", tmp_path / "runs.csv", "--bootstraps", "0", "--each", "lr")
+    assert "pools" not in apart.output
+
+
+def test_arms_are_told_the_option_of_a_smaller_law() -> None:
+    table = {"C": np.tile([1e17, 2e17, 4e17], 2), "N": np.full(6, 1e6), "D": np.tile([1e9, 2e9, 4e9], 2)}
+    table["L"] = np.tile([4.0, 3.6, 3.3], 2) - np.repeat([0.0, 0.1], 3)
+    with pytest.raises(UserError, match=r"which these rows determine: --law compute, --law tokens$"):
+        fit_efficiency(table, texts(*"aaabbb"), baseline="a")
 
 
 def test_runs_of_this_library_are_never_swapped(runs: Table) -> None:

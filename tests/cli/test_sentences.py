@@ -115,9 +115,62 @@ def test_the_names_of_a_choice_and_of_an_option_are_suggested() -> None:
     wrong = output("convert", "run", "out", "--quantize", "gtpq")
     assert "'gtpq' is not one of 'nearest', 'gptq'. Did you mean 'gptq'?" in wrong
     assert "Value error" not in wrong
-    assert "given without an option, e.g. stages.base.batch_size=32" in output("train", "tiny.py", "--set", "a=b")
-    assert "Possible options: --dry-run" in output("train", "tiny.py", "--dry-rnu")
-    assert "without an option" not in output("train", "tiny.py", "--dry-rnu")
+    assert "Invalid value for '--rows': a whole number is expected, e.g. 16" in output(
+        "data", "batch", "run", "--step", "1", "--rows", "many"
+    )
+    assert "'--temperature': a number is expected, e.g. 0.5" in output("generate", "run", "--temperature", "warm")
+
+
+GENERATE = "pathways-lite generate run"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            ["generate", "run", "def", "f("],
+            f"is left over. Did you mean --prompt? .* Write: {GENERATE} --prompt 'def f('",
+        ),
+        (["generate", "run", "nlg"], f"Did you mean --mode? Write: {GENERATE} --mode nlg"),
+        (["generate", "run", "64", "--max-tokens", "9"], f"Also .* Write: {GENERATE} --max-tokens 9 --temperature 64"),
+        (
+            ["data", "batch", "run", "30"],
+            "data batch takes PATH alone, and '30' is left over. Did you mean --step? Also",
+        ),
+        (["data", "batch", "run", "30"], "Write: pathways-lite data batch run --step 30"),
+        (["sample", "run", "tasks/sum", "here"], "needs --out: directory for the samples. Did you mean --out? Write: "),
+        (["sample", "run", "tasks/sum", "here"], "Write: pathways-lite sample run tasks/sum --out here"),
+        (["sample", "run"], "needs PROBLEMS: a file of problems, .* Write: pathways-lite sample run PROBLEMS"),
+        (
+            ["fsck", "run", "other"],
+            "takes PATH alone, and 'other' is left over. pathways-lite fsck --help lists its options",
+        ),
+        (["generate", "run", "--promt", "x"], "pathways-lite generate has no option --promt. Did you mean '--prompt'?"),
+        (["generate", "run", "--nothing"], "has no option --nothing. There are: --prompt, --prompts, "),
+        (["train", "tiny.py", "--dry-rnu"], "Did you mean '--dry-run'?"),
+        (["train", "tiny.py", "--set", "a=b"], "given without an option, e.g. stages.base.batch_size=32"),
+        (["trian", "tiny.py"], "pathways-lite has no command 'trian'. Did you mean 'train'? There are: train, "),
+        (["batch", "run"], "has no command 'batch'. Did you mean 'pathways-lite data batch'?"),
+        (["runs", "delte", "run"], "pathways-lite runs has no command 'delte'. Did you mean 'delete'?"),
+        (["--verison"], "pathways-lite has no option --verison. There are: "),
+    ],
+)
+def test_what_the_parser_refuses_is_put_right(words: list[str], sentence: str) -> None:
+    with pytest.raises(UserError) as caught:
+        invoke(*words)
+    assert re.search(re.escape(sentence).replace(r"\.\*", ".*"), str(caught.value))
+
+
+def test_the_same_line_of_progress_is_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter([100.0, 106.0, 112.0, 118.0, 124.0])
+    monkeypatch.setattr(common.time, "monotonic", lambda: next(clock))
+    with common.count_progress("evaluating", 64, "items") as advance:
+        for count in (0, 0, 0, 32):
+            advance(count)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["evaluating: 0 of 64 items", "evaluating: 32 of 64 items"]
 
 
 def test_documents_that_a_name_may_mean_are_named(place: Path) -> None:

@@ -266,3 +266,20 @@ def test_an_arm_that_is_below_the_target_at_its_first_point_has_no_speedup() -> 
     comparison = compare(branch, baseline)
     assert math.isnan(comparison.speedup.value)
     assert comparison.no_speedup == "branch is there at its first evaluation; set a smaller evaluation.every"
+
+
+def test_times_that_do_not_tell_arms_apart_are_said_to() -> None:
+    """Equal curves on a machine that was busy for one of them have other times, and so other scores."""
+    same = curve(0, logarithmic())
+    slower = replace(same, seconds=1.3 * same.seconds)
+    results = Results.compare_arms([Arm("arm", (slower,)), Arm("baseline", (same,))], "baseline", Metric())
+    assert results.time_rows()[0][3:] == ["0.900", "1.000"]
+    (note,) = results.time_notes()
+    assert note.startswith("arm and baseline reach the target after the same FLOPs: their times (")
+    several = Arm("arm", (slower, replace(same, seconds=0.9 * same.seconds)))
+    (note,) = Results.compare_arms(
+        [several, Arm("baseline", (same, same))], "baseline", Metric(), target=float(same.loss[-1])
+    ).time_notes()
+    assert note.startswith("Runs of arm and of baseline take overlapping times (")
+    better = Arm("arm", (curve(0, logarithmic(offset=-0.3)),))
+    assert not Results.compare_arms([better, Arm("baseline", (same,))], "baseline", Metric()).time_notes()

@@ -268,3 +268,12 @@ def test_the_python_installation() -> None:
 
 
 PICKED = {"topics", "textwrap.py", "colorsys.py", "json", "pydoc_data"}
+
+
+def test_the_python_installation_takes_the_name_of_a_domain() -> None:
+    source = Source.parse("library=python:")
+    chunks = [chunk for chunk in source.chunks() if getattr(chunk, "name", "topics") in ("textwrap.py", "topics")]
+    documents = [item for chunk in chunks for item in chunk.read() if isinstance(item, Document)]
+    assert {document.domain for document in documents} == {"library"}
+    assert {document.id.partition(":")[0] for document in documents} == {"code", "prose"}, "ids are as they were"
+    assert {file.domain for file in source.files()} == {"library"}

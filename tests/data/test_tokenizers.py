@@ -16,6 +16,7 @@ from pathways_lite.data.round_trip import RoundTrip, RoundTripSampler, round_tri
 from pathways_lite.data.sentencepiece import SentencePieceTokenizer, _cut_line, split_words, train_sentencepiece
 from pathways_lite.data.tokenizer_files import load_tokenizer, save_tokenizer
 from pathways_lite.data.tokenizers import ByteTokenizer, HFTokenizer, Tokenizer
+from pathways_lite.data.train_tokenizer import vocabulary_note
 from pathways_lite.errors import UserError
 
 TEXT = Path(__file__).read_text() * 3 + "  indented\n\n\tTabs and 2024 digits, Zürich…\n"
@@ -289,3 +290,12 @@ def test_the_end_of_document_of_a_model_without_any(tmp_path: Path) -> None:
     save_tokenizer(tokenizer, tmp_path / "saved")
     assert load_tokenizer(tmp_path / "saved").eod == tokenizer.eod
     assert pickle.loads(pickle.dumps(tokenizer)).eod == tokenizer.eod
+
+
+def test_a_vocabulary_that_is_large_for_its_text_is_noted() -> None:
+    said = vocabulary_note("sentencepiece:8192", 308_000)
+    assert "8,192 tokens is large for 308,000 bytes of text, 37 for each" in said
+    assert "--tokenizer sentencepiece:1024 suits" in said
+    assert "--tokenizer bytes suits" in vocabulary_note("sentencepiece:8192", 60_000)
+    assert not vocabulary_note("sentencepiece:1024", 308_000)
+    assert not vocabulary_note("bytes", 10)

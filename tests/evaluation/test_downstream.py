@@ -1,6 +1,7 @@
 """Likelihood tasks: normalizations, errors, and scores that do not depend on batches, meshes or shared prefixes."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -207,3 +208,14 @@ def test_accuracy_is_of_what_the_model_writes(tmp_path: Path) -> None:
 def test_items_longer_than_the_context_are_refused(params: models.Params) -> None:
     with pytest.raises(UserError, match=r"task sum: item 'sum-[0-9a-f]+' has \d+ tokens with its answer and shots"):
         evaluator("sum", seq_len=32, shots=4).evaluate(params)
+
+
+def test_the_number_of_shots_that_fit_is_the_largest(params: models.Params) -> None:
+    with pytest.raises(UserError) as refused:
+        evaluator("sum", seq_len=64, shots=500).prepare()
+    (most,) = map(int, re.findall(r"at most (\d+) shots fit: use --shots \d+, leave such", str(refused.value)))
+    evaluator("sum", seq_len=64, shots=most).prepare()
+    with pytest.raises(UserError, match=rf"at most {most} shots? fits?: use"):
+        evaluator("sum", seq_len=64, shots=most + 1).prepare()
+    with pytest.raises(UserError, match="even without shots not all items fit: leave such items out"):
+        evaluator("sum", seq_len=4, shots=2).prepare()

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from pathways_lite.cli.main import app
 from pathways_lite.run_lock import RunLock
+from pathways_lite.runs.deletion import plan_deletion
 from pathways_lite.runs.find import DELETED, find_outputs, find_runs, leftovers
 from pathways_lite.runs.states import KILLED, stage_rows
 from pathways_lite.tracking.formatting import age
@@ -78,7 +79,9 @@ def test_a_run_whose_lock_is_held_is_running(make_run: MakeRun) -> None:
 def test_a_finished_run_is_done_with_size_and_age(make_run: MakeRun) -> None:
     row = only_row(make_run("done", logged=30))
     assert row["state"] == "done"
-    assert row["bytes"] == sum(path.stat().st_size for path in Path("runs/done/base").rglob("*") if path.is_file())
+    assert row["bytes"] == sum(path.stat().st_size for path in Path("runs/done").rglob("*") if path.is_file())
+    (deletion,) = plan_deletion([Path("runs/done")], []).deletions
+    assert deletion.nbytes == row["bytes"], "`runs` and `runs delete` say the same size"
     assert 0 <= row["age"] < 60
 
 

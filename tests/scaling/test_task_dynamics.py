@@ -162,11 +162,11 @@ def test_metrics_that_a_task_does_not_have_are_left_out() -> None:
     nothing = np.full(len(loss["D"]), np.nan)
     loss |= dict.fromkeys(("accuracy", "log_p", "p", "brier", "chance"), nothing)
     loss |= {"L": 3 - np.log(loss["D"]), "L_se": nothing + 0.1}
-    written |= dict.fromkeys(("log_p", "p", "brier", "chance"), nothing)
+    written |= dict.fromkeys(("log_p", "L", "p", "brier", "chance"), nothing)
     assert [(each.metric, each.trend) for each in task_dynamics(loss).statistics] == [("L", pytest.approx(1))]
     assert [each.metric for each in task_dynamics(written).statistics] == ["accuracy"]
-    page = render(loss, task_dynamics(loss))
+    page = render(loss, task_dynamics(loss), ())
     assert page.count("<picture") == 1
     assert "nats per byte of sum over training tokens" in page
     assert "Dashed: chance" not in page
-    assert "accuracy of sum over training tokens" in render(written, task_dynamics(written))
+    assert "accuracy of sum over training tokens" in render(written, task_dynamics(written), ())

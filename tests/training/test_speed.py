@@ -225,6 +225,22 @@ def test_an_estimate_knows_what_the_compilation_cache_has(spec: StageSpec, recip
     assert other.source == same.source, "the shape is the same"
 
 
+def test_another_program_of_a_shape_compiles_only_what_is_its_own(spec: StageSpec, recipe: Recipe) -> None:
+    """The first one of a shape compiles the evaluation and small programs too, which the others find in the cache."""
+    longer, longest = (
+        StageSpec(resolve_recipe(apply_overrides(recipe, [f"stages.base.budget={steps} steps"])), 0)
+        for steps in (50, 60)
+    )
+    keep_speed(spec.stage, replace(SPEED, compile=27.0, calibrated=True, cached_compile=2.0, recompile=9.0))
+    keep_speed(spec.stage, replace(SPEED, compile=2.0))  # which reads it from the cache
+    assert estimate_stage(longer).seconds.compile == 9.0
+    keep_speed(longer.stage, replace(SPEED, compile=11.0))
+    keep_speed(longer.stage, replace(SPEED, compile=1.0))
+    assert estimate_stage(longest).seconds.compile == 11.0, (
+        "the median of 9, 9, 11 and 11, of which the calibration is gone"
+    )
+
+
 def test_a_calibration_takes_steps_of_the_stage_and_writes_nothing(spec: StageSpec, tmp_path: Path) -> None:
     speed = calibrate_stage(spec)
     assert speed.calibrated

@@ -86,8 +86,12 @@ def test_sentences_name_size_axis_and_what_works() -> None:
     assert "of 3 devices, mesh.fsdp=3 or mesh.data=3 works for it" in str(refused.value)
     with pytest.raises(UserError, match=r"mesh.fsdp=3 does not divide batch_size=8 \(6 or 9 work\); no mesh of 3"):
         require_mesh(stage(8), 3)
-    with pytest.raises(UserError, match="but one of 2 does"):
+    with pytest.raises(UserError, match=r"but one of 2 does$"):
         require_mesh(stage(8), 3)
+    with pytest.raises(UserError, match=r"one of 2 does: .*, as in JAX_NUM_CPU_DEVICES=2 pathways-lite train RECIPE"):
+        require_mesh(stage(8), 3, platform="cpu")
+    with pytest.raises(UserError, match=r"one of 2 does: write CUDA_VISIBLE_DEVICES=0,1 before the command"):
+        require_mesh(stage(8), 3, platform="gpu")
     with pytest.raises(UserError, match=r"stage 'base': mesh tensor=2 is for a multiple of 2 devices"):
         require_mesh(stage(mesh={"tensor": 2}), 3)
 

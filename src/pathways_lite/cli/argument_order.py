@@ -17,6 +17,11 @@ def remember_words(words: Sequence[str]) -> None:
     _words[:] = words
 
 
+def given_words() -> list[str]:
+    """Return the words of the command that runs."""
+    return list(_words)
+
+
 def require_order(first: str | Path, second: str | Path, kind: str, fits: Callable[[Path], bool]) -> None:
     """Raise UserError, with the right command, where not `first` but `second` is what `first` should be.
 

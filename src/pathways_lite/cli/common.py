@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import sys
 import time
@@ -17,10 +16,11 @@ import typer
 from rich.text import Text
 from typer.core import TyperGroup
 
-from pathways_lite.cli.argument_order import remember_words
+from pathways_lite.cli.argument_order import given_words, remember_words
 from pathways_lite.cli.interrupt import end_interrupted, is_interrupted
+from pathways_lite.cli.usage_errors import explain_usage, explain_value
 from pathways_lite.console import Console, print_line
-from pathways_lite.errors import MISTAKE, UserError, closest_names, did_you_mean, explain_system_error, without_prefix
+from pathways_lite.errors import MISTAKE, UserError, explain_system_error
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -47,51 +47,36 @@ class CommandLine(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the words before the command's name, and remember all."""
         remember_words(args)
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            if (explained := explain_usage(error, args)) is not None:
+                raise explained from error
+            raise
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command. Raises UserError for what the operating system or a storage refuses."""
+        """Run the command. Raises UserError for what the parser, the operating system or a storage refuses."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
             end_interrupted()
         except typer.BadParameter as error:
-            error.message = _explain_value(error.message)
+            if (sentence := explain_usage(error, given_words())) is not None:
+                raise sentence from error
+            error.message = explain_value(error.message)
             raise
         except BrokenPipeError as error:
             raise SystemExit(end_without_output(error)) from error
         except Exception as error:
             if is_interrupted():
                 end_interrupted()
-            _explain_option(error)
+            if (sentence := explain_usage(error, given_words())) is not None:
+                raise sentence from error
             if isinstance(error, EOFError):
                 raise RuntimeError("a file ends early") from error
             if (explained := explain_system_error(error)) not in (None, error):
                 raise explained from error
             raise
-
-
-def _explain_value(message: str) -> str:
-    """Return what the parser says of an option's value, with the choice that was probably meant."""
-    message = without_prefix(message)
-    if match := re.fullmatch(r"'(.*)' is not one of ('.*')\.", message):
-        choices = re.findall(r"'([^']*)'", match[2])
-        message += did_you_mean(match[1], choices, listed=False)
-    return message
-
-
-def _explain_option(error: Any) -> None:
-    """Say, where a command that takes a recipe has no such option, how values of the recipe are given.
-
-    Typer gives that error no public name.
-    """
-    name, ctx = getattr(error, "option_name", None), getattr(error, "ctx", None)
-    if name is None or ctx is None or not any(param.name == "overrides" for param in ctx.command.params):
-        return
-    options = [option.lstrip("-") for option in error.possibilities or ()]
-    if not closest_names(name.lstrip("-"), options):
-        error.possibilities = None
-        error.message += ". A value of the recipe is given without an option, e.g. stages.base.batch_size=32"
 
 
 def end_without_output(error: OSError) -> int:
@@ -149,18 +134,18 @@ def count_progress(
         return
 
     start = last = time.monotonic()
-    done = 0
+    done, shown = 0, -1
     first: tuple[float, int] | None = None  # after which nothing is compiled any more
     if since is not None and start - since > _SECONDS_BETWEEN_LINES:
         print_line(f"{activity}: {total:,} {unit}")
 
     def advance(count: int) -> None:
-        nonlocal done, last, first
+        nonlocal done, shown, last, first
         done, now = done + count, time.monotonic()
         if first is None and count:
             first = now, done
-        if now - last > _SECONDS_BETWEEN_LINES:
-            last = now
+        if now - last > _SECONDS_BETWEEN_LINES and done != shown:  # the same line again would tell nothing
+            last, shown = now, done
             print_line(f"{activity}: {done:,} of {total:,} {unit}{_time_left(first, (now, done), total)}")
 
     yield advance

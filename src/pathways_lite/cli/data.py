@@ -125,6 +125,7 @@ def build(
     from pathways_lite.data.sources import Source
     from pathways_lite.data.tokenizer_files import load_tokenizer
     from pathways_lite.data.tokenizers import Tokenizer
+    from pathways_lite.data.train_tokenizer import vocabulary_note
     from pathways_lite.data.zarr_io import is_remote
     from pathways_lite.errors import UserError, similar_path
 
@@ -195,9 +196,12 @@ def build(
         print_json({**asdict(describe(store, samples=0)), "seconds": seconds})
         return
     print_previews(console, everything, out)
-    console.print(describe(store, samples=0))
+    description = describe(store, samples=0)
+    console.print(description)
     if eod is None and bos is None and eos is None:
         _suggest_frame(console, store)
+    if note := vocabulary_note(tokenizer, sum(row.counts.text_bytes for row in description.rows)):
+        console.print(note)
     console.print(f"{out}: already built" if is_built else f"{out}: ready after {seconds:.1f} s")
 
 

@@ -76,10 +76,11 @@ def batch(
     stream = data_stream(reading, corpus, skips=last.skips)
     console, batches = Console(), []
     if spike and not as_json:  # first, as the steps before it are shown first
-        what = "the last spike" if is_spike else "no spike, as the guard saw none; shown"
-        console.print(f"{what} is step {last.step:,} of stage {reading.stage.name}: {last.reason}")
+        what = "the last spike is" if is_spike else "the guard saw no spike; the largest rise of the loss is at"
+        console.print(f"{what} step {last.step:,} of stage {reading.stage.name}: {last.reason}")
         if (first := max(0, last.step - before)) < last.step:
-            console.print(f"first {counted(last.step - first, 'step')} before it, from step {first:,} on (--before)")
+            steps = f"step {first:,}" if last.step - first == 1 else f"steps {first:,} to {last.step - 1:,}"
+            console.print(f"shown are {steps}, and then this one; --before N shows N steps before it, --before 0 none")
     if others and not as_json:
         names = " and ".join(repr(other.stage.name) for other in others)
         console.print(f"stage {names} has a step {step:,} too: choose it by --stage")

@@ -151,6 +151,15 @@ def checkpoint_facts(model: TrainedModel, average: bool) -> Row:
     }
 
 
+def measured_sentence(new: int, earlier: int, noun: str) -> str:
+    """Say how many rows of a table are new, and how many an earlier call has measured."""
+    from pathways_lite.errors import counted
+
+    if not earlier:
+        return f"{counted(new, noun)} measured"
+    return f"{counted(new, noun)} measured; the table has {earlier:,} of an earlier call too"
+
+
 def yes_or_no(average: bool) -> str:
     """Return the value of the column `average`."""
     return "yes" if average else "no"

@@ -6,9 +6,10 @@ import contextlib
 import importlib.util
 import logging
 import os
+import re
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,37 @@ _HUBS = ("huggingface_hub", "datasets", "requests", "httpx", "httpcore")  # libr
 def is_installed() -> bool:
     """Return whether lm-evaluation-harness is there."""
     return importlib.util.find_spec("lm_eval") is not None
+
+
+def require_task_names(names: Sequence[str], include: Path | None) -> None:
+    """Raise UserError for a task that no file of the harness names; the harness, which takes long, is not imported.
+
+    Tasks are `task:`, `group:` or `tag:` of YAML files, or in lists there. What is found may still be something else.
+    """
+    from pathways_lite.tasks import FAMILIES
+
+    if not names or not is_installed():
+        return
+    spec = importlib.util.find_spec("lm_eval")
+    roots = [Path(place) / "tasks" for place in (spec.submodule_search_locations or ())] if spec else []
+    missing = {name: re.compile(rb"(?m)[\s:\"'-]" + re.escape(name.encode()) + rb"[\"']?\s*$") for name in names}
+    files = [file for root in (*roots, *filter(None, [include])) for file in root.rglob("*.y*ml")]
+    for file in files:
+        content = file.read_bytes()
+        for name in [name for name, pattern in missing.items() if name.encode() in content and pattern.search(content)]:
+            del missing[name]
+        if not missing:
+            return
+    name = next(iter(missing))
+    raise _no_such_task(name, [*FAMILIES, *dict.fromkeys(file.stem for file in files)])
+
+
+def _no_such_task(name: str, known: Iterable[str]) -> UserError:
+    """Return the error for an unknown task; of thousands known ones only the most similar is named."""
+    return UserError(
+        f"there is no task {name!r}.{did_you_mean(name, known, listed=False)} Families are listed by "
+        "`pathways-lite tasks list`, other tasks by `lm_eval ls tasks`; a file is named by its path"
+    )
 
 
 class HarnessTasks:
@@ -139,10 +171,7 @@ def _load_tasks(names: Sequence[str], include: Path | None) -> tuple[list[Any], 
     known = [*FAMILIES, *manager.all_tasks]  # there are thousands
     for name in names:
         if name not in manager.all_tasks:
-            raise UserError(
-                f"there is no task {name!r}.{did_you_mean(name, known, listed=False)} Families are listed by "
-                "`pathways-lite tasks list`, other tasks by `lm_eval ls tasks`; a file is named by its path"
-            )
+            raise _no_such_task(name, known)
         try:
             tasks += manager.load(name)["tasks"].values()
         except ModuleNotFoundError as error:

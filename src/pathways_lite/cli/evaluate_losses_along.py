@@ -10,7 +10,14 @@ import numpy as np
 import typer
 
 from pathways_lite.cli.common import print_json
-from pathways_lite.cli.evaluate_along import Row, checkpoint_facts, default_table, evaluate_along, yes_or_no
+from pathways_lite.cli.evaluate_along import (
+    Row,
+    checkpoint_facts,
+    default_table,
+    evaluate_along,
+    measured_sentence,
+    yes_or_no,
+)
 
 if TYPE_CHECKING:
     from pathways_lite.scaling.table import Table
@@ -82,7 +89,7 @@ def evaluate_losses_along(
         print_json({**facts, "rows": rows})
         return
     _print_rows(to_columns(rows), str(path))
-    typer.echo(f"{measured} checkpoints measured, {len(rows) - measured} rows kept")
+    typer.echo(measured_sentence(measured, len(rows) - measured, "checkpoint"))
     typer.echo(out)
     typer.echo(picture)
 

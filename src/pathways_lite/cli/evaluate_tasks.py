@@ -31,15 +31,18 @@ class TaskChoice(NamedTuple):
         """Return the names of our own tasks, and those of lm-evaluation-harness.
 
         A name that is neither a family's nor a file's is the harness's, if that is installed or `include` is given.
+        Raises UserError for one that the harness does not have either.
         """
-        from pathways_lite.cli.evaluate_lm_eval import is_installed
+        from pathways_lite.cli.evaluate_lm_eval import is_installed, require_task_names
         from pathways_lite.tasks.scored_items import is_task_name
 
         names = [name for name in map(str.strip, self.names.split(",")) if name]
         if not names:
             raise UserError("--tasks names no task; write e.g. --tasks sum,facts:choices")
         own = [name for name in names if is_task_name(name) or not (is_installed() or self.include)]
-        return own, [name for name in names if name not in own]
+        others = [name for name in names if name not in own]
+        require_task_names(others, self.include)
+        return own, others
 
     def open(self, names: list[str]) -> list[Task]:
         """Open our own tasks. Raises UserError for one that is not known."""
@@ -54,14 +57,15 @@ def evaluate_tasks(path: Path, choice: TaskChoice, *, average: bool, as_json: bo
 
     own, others = choice.split()
     tasks = choice.open(own)
-    model = load_model(path, average=average)
-    evaluator = task_evaluator(model, tasks, choice)
-    evaluator.prepare()  # which refuses what does not fit, before parameters are read
-    harness: dict[str, Any] = {}
+    harness_tasks = None
     if others:
         from pathways_lite.cli.evaluate_lm_eval import HarnessTasks
 
-        harness = HarnessTasks(others, choice).run(model)
+        harness_tasks = HarnessTasks(others, choice)
+    model = load_model(path, average=average)
+    evaluator = task_evaluator(model, tasks, choice)
+    evaluator.prepare()  # which refuses what does not fit, before parameters are read
+    harness = {} if harness_tasks is None else harness_tasks.run(model)
     with count_progress("evaluating tasks", evaluator.items, "items") as report:
         results = evaluator.evaluate(model.params(), report) if own else {}
     if as_json:

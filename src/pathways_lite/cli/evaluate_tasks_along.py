@@ -13,7 +13,14 @@ import numpy as np
 import typer
 
 from pathways_lite.cli.common import print_json
-from pathways_lite.cli.evaluate_along import Row, checkpoint_facts, default_table, evaluate_along, yes_or_no
+from pathways_lite.cli.evaluate_along import (
+    Row,
+    checkpoint_facts,
+    default_table,
+    evaluate_along,
+    measured_sentence,
+    yes_or_no,
+)
 from pathways_lite.cli.evaluate_lm_eval import HarnessTasks
 from pathways_lite.cli.evaluate_lm_eval_rows import count_items, requests_digest, task_columns
 from pathways_lite.cli.evaluate_tasks import TaskChoice, task_evaluator
@@ -155,8 +162,8 @@ def evaluate_tasks_along(
 
     own, others = choice.split()
     tasks = choice.open(own)
-    first = load_model(path, average=average)
     harness = HarnessTasks(others, choice) if others else None
+    first = load_model(path, average=average)
     out = out or default_table(path, "tasks.csv")
     measurement = TaskMeasurement(first, tasks, harness, choice, average)
     measurement.require_room({each.parent: each for each in kept_checkpoints(path, every)}.values())  # one per stage
@@ -171,7 +178,7 @@ def evaluate_tasks_along(
         return
     _print_accuracies(rows, f"{path}: accuracy")
     _print_dynamics(dynamics, early, f"{path}")
-    typer.echo(f"{new} results measured, {len(rows) - new} kept")
+    typer.echo(measured_sentence(new, len(rows) - new, "result"))
     typer.echo(out)
     typer.echo(page)
 

@@ -103,7 +103,7 @@ def fit_law(
     from pathways_lite.scaling.laws.chinchilla import with_features
     from pathways_lite.scaling.laws.registry import LAWS, find_law
     from pathways_lite.scaling.losses import parse_link, parse_loss
-    from pathways_lite.scaling.pooling import pooling_notes
+    from pathways_lite.scaling.pooling import pooling_notes, settings_of_rows
     from pathways_lite.scaling.quality import ARM_OF_ROW
     from pathways_lite.scaling.uncertainty import parse_method
 
@@ -133,8 +133,8 @@ def fit_law(
             chosen_law, rows.table, groups=rows.groups, origin=rows.origin, progress=progress,
             bootstraps=default_count(number) if bootstraps is None else bootstraps, **settings,
         )  # fmt: skip
-        if "arm" in rows.table:  # whose differences are no noise
-            fit = replace(fit, origin={**fit.origin, ARM_OF_ROW: [str(arm) for arm in rows.table["arm"]]})
+        if apart := settings_of_rows(rows.table, chosen_law.inputs):  # whose differences are no noise
+            fit = replace(fit, origin={**fit.origin, ARM_OF_ROW: apart})
         fit = replace(fit, notes=(*rows.left_out, *fit.notes, *pooling_notes(fit, rows.table)))
         fit.save(path)
         if report:

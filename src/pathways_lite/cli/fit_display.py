@@ -13,7 +13,14 @@ from rich.text import Text
 from pathways_lite.console import Table
 from pathways_lite.intervals import plain
 from pathways_lite.scaling.fit import Fit
-from pathways_lite.scaling.quality import describe_intervals, format_noise, noise_of_runs, quality, worst_rows
+from pathways_lite.scaling.quality import (
+    averaged_rows,
+    describe_intervals,
+    format_noise,
+    noise_of_runs,
+    quality,
+    worst_rows,
+)
 from pathways_lite.scaling.rehearsal import extrapolation
 
 
@@ -38,14 +45,21 @@ def quality_lines(fit: Fit) -> list[str]:
     metrics = quality(fit)
     scale = f"log {fit.law.target}" if fit.link == "log" else fit.law.target
     worst = "; ".join(
-        f"{row.name} {row.measured:.4g}, the law says {row.predicted:.4g} ({plain(row.error, '+.2%')})"
+        f"{row.name} {row.measured:.4g}, the law says {row.predicted:.4g}{_in_brackets(row.error)}"
         for row in worst_rows(fit)
     )
+    zeros = np.count_nonzero(averaged_rows(fit)[fit.law.target] == 0)
+    of = f" (of rows whose {fit.law.target} is not 0)" if zeros else ""
     return [
-        f"relative error: mean {metrics['mean_relative_error']:.3%}, worst {metrics['worst_relative_error']:.2%}; "
+        f"relative error{of}: mean {metrics['mean_relative_error']:.3%}, worst {metrics['worst_relative_error']:.2%}; "
         f"R² of {scale} {plain(metrics['r2_of_link'], '.5f')}; noise of a run {format_noise(fit)}",
         f"farthest from the law: {worst}",
     ]
+
+
+def _in_brackets(error: float) -> str:
+    """Return a relative error; nothing for one of a measured 0."""
+    return "" if np.isnan(error) else f" ({plain(error, '+.2%')})"
 
 
 def quality_json(fit: Fit) -> dict[str, Any]:

@@ -68,7 +68,8 @@ def fit_each(
         errors = (f"{metrics['mean_relative_error']:.2%}", f"{metrics['worst_relative_error']:.2%}")
         grid.add_row(label, str(fit.rows), *(plain(fit.values[name], ".4g") for name in law.names), *errors)
     Console().print(grid)
-    for sentence in (*rows.left_out, *(f"{column}={label}: {reason}" for label, reason in refused.items())):
+    notes = [(label, note) for label, (fit, _) in fits.items() for note in fit.notes]
+    for sentence in (*rows.left_out, *(f"{column}={label}: {said}" for label, said in (*notes, *refused.items()))):
         typer.echo(sentence, err=True)
     for _, file in fits.values():
         typer.echo(file)

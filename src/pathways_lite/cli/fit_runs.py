@@ -75,12 +75,33 @@ def arms_note(table: Table, path: Path) -> list[str]:
     ]
 
 
+def settings_note(table: Table, inputs: Sequence[str]) -> list[str]:
+    """Say that rows with equal inputs differ in more than a seed, which one fit does not tell apart."""
+    from pathways_lite.scaling.pooling import differing_settings
+
+    if not (names := differing_settings(table, inputs)):
+        return []
+    counts = {name: len(np.unique(table[name].astype(str))) for name in names}
+    apart = next((name for name in names if _has_scales(table, name)), None)
+    each = f"fit them apart with --each {apart}, or " if apart else ""
+    value = table[names[0]][0]
+    shown = f'"{value}"' if isinstance(value, str) else f"{value:g}"
+    return [
+        f"Rows with equal {' and '.join(inputs)} differ in {', '.join(f'{n} ({counts[n]} values)' for n in names)}: "
+        "this fit pools them, so that its intervals hold what they differ by as well, and takes none for a repeat: "
+        f"{each}choose some with --where '{names[0]} == {shown}'."
+    ]
+
+
 def _has_scales(table: Table, column: str) -> bool:
     """Return whether the column has several values, each with runs of enough amounts of compute, tokens or sizes."""
     if column not in table:
         return False
     labels = np.asarray(table[column]).astype(str)
-    scales = np.stack([np.asarray(table[name], dtype=float) for name in ("N", "D") if name in table], axis=1)
+    sizes = [np.asarray(table[name], dtype=float) for name in ("N", "D", "C") if name in table]
+    if not sizes:
+        return False
+    scales = np.stack(sizes, axis=1)
     values = np.unique(labels)
     return len(values) > 1 and all(len(np.unique(scales[labels == value], axis=0)) >= _SCALES for value in values)
 

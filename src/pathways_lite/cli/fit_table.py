@@ -16,6 +16,7 @@ from pathways_lite.cli.fit_runs import (
     finished_runs,
     is_study_or_runs,
     left_out_notes,
+    settings_note,
     study_directory,
 )
 from pathways_lite.paths import local_path
@@ -82,8 +83,8 @@ def read_rows(
     """Read the table or the runs at `path`, and keep the rows that `choice` keeps.
 
     `apart`: the column whose values are fitted apart. `needed`: the columns that must have numbers, which may be
-    derived from others. `by` names the runs. `target` is the column of `drop_highest`. Raises UserError if a column is
-    missing or no row is left.
+    derived from others. `by` names the runs. `target`, one of `needed`, is the column of `drop_highest`. Raises
+    UserError if a column is missing or no row is left.
     """
     from pathways_lite.errors import UserError, did_you_mean
     from pathways_lite.scaling.expressions import rows_where
@@ -118,7 +119,8 @@ def read_rows(
         table = _select(table, kept)
     left_out += _unfinished(table)
     if apart is None:
-        left_out += [*arms_note(table, path), *corpora_notes(table)]
+        inputs = [] if target is None else [name for name in needed if name != target]
+        left_out += [*(arms_note(table, path) or settings_note(table, inputs)), *corpora_notes(table)]
     _require_known_costs(table, needed)
     origin["dropped"] = f"the {choice.drop_highest} highest {target}" if choice.drop_highest else "nothing"
     return Rows(table, None if by is None else table[by], {**origin, "resampled": by or "rows"}, tuple(left_out))

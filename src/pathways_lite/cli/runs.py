@@ -83,6 +83,7 @@ def list_runs(
 def _list_table(rows: list[dict[str, Any]]) -> Table:
     """Return a table with a row per stage; arms and seeds are columns where there are studies."""
     from pathways_lite.console import Table
+    from pathways_lite.runs.find import directory_bytes
     from pathways_lite.tracking.formatting import COST_NOTES, NOT_A_CODE_LENGTH, age, si, total_cost
 
     of_study = ("arm", "seed") if any("arm" in row for row in rows) else ()
@@ -103,6 +104,9 @@ def _list_table(rows: list[dict[str, Any]]) -> Table:
             _state(row),
         )
     notes = ["loss: of training, the mean since the log row before, as the progress line shows it"]
+    for study in {row["study"]: None for row in rows if "study" in row}:
+        beside = directory_bytes(Path(study)) - sum(row["bytes"] for row in rows if row.get("study") == study)
+        notes.append(f"size: {study} has {si(max(0, beside), 'B')} beside its runs")
     notes += [NOT_A_CODE_LENGTH] * any(row.get("lossy") for row in rows)
     table.caption = "\n".join(notes + [COST_NOTES[cost] for cost in COST_NOTES if cost in _costs_elsewhere(rows)])
     return table
@@ -188,7 +192,7 @@ def compare(
             table.add_row(*row)
         if rows:
             console.print(table)
-    for note in notes:
+    for note in (*notes, *results.time_notes()):
         console.print(note)
     for name, rows_of in _differences(runs).items():
         what = name.partition("_")[0]

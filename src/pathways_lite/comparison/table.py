@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from pathways_lite.comparison import benchmarks
 from pathways_lite.comparison.compare import Arm, Comparison, compare_all
 from pathways_lite.comparison.metric import Metric
@@ -25,6 +27,8 @@ _FEW_RUNS = 10
 
 # An arm that is at the target before this share of its FLOPs is not at the end of its schedule there.
 _UNFINISHED = 0.95
+
+_EQUAL_COST = 0.01  # relative difference of FLOPs below which arms have learned alike
 
 
 @dataclass(frozen=True)
@@ -116,11 +120,31 @@ class Results:
             return []
         return [self._time_row(c, arms[c.arm], arms[c.baseline]) for c in self.comparisons]
 
+    def time_notes(self) -> list[str]:
+        """Say of which arms times to the target do not differ by more than those of an arm's own runs do."""
+        arms = {arm.name: arm for arm in self.arms}
+        notes = []
+        for c in self.comparisons:
+            times = [_times_to(c, arms[name]) for name in (c.arm, c.baseline)]
+            if c.no_speedup or not all(map(math.isfinite, (*times[0], *times[1]))):
+                continue
+            costs = [[curve.first_cost_at(c.target) for curve in arms[name].curves] for name in (c.arm, c.baseline)]
+            ratio = np.median(costs[0]) / np.median(costs[1])
+            if max(map(min, times)) <= min(map(max, times)):
+                notes.append(
+                    f"Runs of {c.arm} and of {c.baseline} take overlapping times ({_range(times[0])} and "
+                    f"{_range(times[1])}): AlgoPerf's scores, of the median times, do not tell these arms apart."
+                )
+            elif abs(ratio - 1) < _EQUAL_COST:
+                notes.append(
+                    f"{c.arm} and {c.baseline} reach the target after the same FLOPs: their times ({_range(times[0])} "
+                    f"and {_range(times[1])}), and so AlgoPerf's scores, differ by what FLOPs do not count, or by what "
+                    "else the machine did meanwhile."
+                )
+        return notes
+
     @staticmethod
     def _time_row(c: Comparison, arm: Arm, baseline: Arm) -> list[str]:
-        def seconds(of: Arm) -> list[float]:
-            return [curve.first_cost_at(c.target, "seconds") for curve in of.curves]
-
         def shown(of_runs: list[float]) -> str:
             if math.isfinite(median := benchmarks.workload_time([[time] for time in of_runs])):
                 return duration(median)
@@ -130,10 +154,19 @@ class Results:
 
         if c.no_speedup:
             return [arm.name, "unknown", "unknown", "", ""]
-        times = [seconds(arm), seconds(baseline)]
+        times = [_times_to(c, arm), _times_to(c, baseline)]
         medians = (benchmarks.workload_time([[time] for time in of_runs]) for of_runs in times)
         scores = benchmarks.scores(dict(zip(("arm", "baseline"), ({"this": time} for time in medians), strict=True)))
         return [arm.name, *map(shown, times), *(f"{score:.3f}" for score in scores.values())]
+
+
+def _times_to(c: Comparison, arm: Arm) -> list[float]:
+    """Return the seconds in which each run of an arm comes to the target; inf for one that does not."""
+    return [curve.first_cost_at(c.target, "seconds") for curve in arm.curves]
+
+
+def _range(times: Sequence[float]) -> str:
+    return " to ".join(dict.fromkeys(map(duration, (min(times), max(times)))))
 
 
 def flops_name(c: Comparison) -> str:

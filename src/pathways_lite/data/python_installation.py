@@ -1,9 +1,9 @@
 """Read the text that every Python installation has: standard library sources, their docstrings, pydoc's topics.
 
-This is the source `python:`. It has two domains: `code` (sources without docstrings, with comments) and `prose`
-(docstrings and topics). A file's code and docstrings are one group, so that neither is in training when the other is
-held out. Sources of the package `test` are code with their docstrings: few of these are prose, and parsing them would
-take longer than everything else.
+This is the source `python:`. Unless it is given one, it has two domains: `code` (sources without docstrings, with
+comments) and `prose` (docstrings and topics). A file's code and docstrings are one group, so that neither is in
+training when the other is held out. Sources of the package `test` are code with their docstrings: few of these are
+prose, and parsing them would take longer than everything else.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ def library_files() -> tuple[tuple[Path, str], ...]:
     return tuple((root / name, name.as_posix()) for name in names if name not in left_out)
 
 
-def python_chunks() -> Iterator[InputChunk]:
-    """Yield one chunk per source file."""
+def python_chunks(domain: str | None = None) -> Iterator[InputChunk]:
+    """Yield one chunk per source file; `domain`: of all documents, instead of `code` and `prose`."""
     for path, name in library_files():
         size = path.stat().st_size
-        yield Topics(path, size) if name == _TOPICS else SourceFile(path, name, size)
+        yield Topics(path, size, domain) if name == _TOPICS else SourceFile(path, name, size, domain)
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class SourceFile:
     path: Path
     name: str
     size: int
+    domain: str | None = None  # of both
 
     @property
     def input_bytes(self) -> int:
@@ -89,9 +90,10 @@ class SourceFile:
         except OSError as error:
             yield Skipped(f"{where}: cannot be read ({error.strerror})")
             return
-        for domain, text in (("code", code), ("prose", "\n\n".join(docstrings))):
+        for kind, text in (("code", code), ("prose", "\n\n".join(docstrings))):
             if text.strip():  # an empty __init__.py is not worth reporting
-                yield check_text(text, where) or Document(f"{domain}:{self.name}", domain, self.name, text)
+                document = Document(f"{kind}:{self.name}", self.domain or kind, self.name, text)
+                yield check_text(text, where) or document
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class Topics:
 
     path: Path
     size: int
+    domain: str | None = None  # instead of `prose`
 
     @property
     def input_bytes(self) -> int:
@@ -110,7 +113,7 @@ class Topics:
 
         for topic, text in sorted(topics.items()):
             name = f"{_TOPICS}:{topic}"
-            yield check_text(text, name) or Document(f"prose:{name}", "prose", name, text)
+            yield check_text(text, name) or Document(f"prose:{name}", self.domain or "prose", name, text)
 
 
 def split_docstrings(source: str) -> tuple[str, list[str]]:

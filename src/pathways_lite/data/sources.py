@@ -72,7 +72,7 @@ class Source:
     def files(self, listing: Listing | None = None) -> list[InputFile]:
         """Return the files to read, of a directory those of `listing`. Raises UserError if there are none."""
         if self.address == PYTHON:
-            return [InputFile(path, name, "code") for path, name in library_files()]
+            return [InputFile(path, name, self.fields.domain or "code") for path, name in library_files()]
         root = input_path(self.address)
         if root.is_file():
             domain = self.fields.domain or utf8_name(split_name(root.name)[0])
@@ -102,7 +102,7 @@ class Source:
     def chunks(self) -> Iterator[InputChunk]:
         """Yield all input chunks, in an order that never changes."""
         if self.address == PYTHON:
-            yield from python_chunks()
+            yield from python_chunks(self.fields.domain)
             return
         listing = self.listing() if self.is_directory() else None
         for file in self.files(listing):

@@ -19,6 +19,8 @@ from pathways_lite.errors import UserError
 # Text that a tokenizer is trained on, per token of its vocabulary: a token that is rarer than once in 256 bytes times
 # the vocabulary size is seldom worth its place. The bound keeps training of the largest vocabularies to a few minutes.
 SAMPLE_BYTES_PER_TOKEN, MAX_SAMPLE_BYTES = 256, 64 << 20
+_FEW = 0.5  # of the text that a vocabulary should have
+_LEAST_VOCABULARY = 512  # with 256 bytes among them; below it bytes do as well
 _TRAINED = "sentencepiece"
 
 TokenizerPhase = Literal["sample", "train tokenizer"]
@@ -31,17 +33,36 @@ def tokenizer_identity(request: str | Tokenizer) -> str:
     if request == ByteTokenizer.kind:
         return request
     if request.startswith(f"{_TRAINED}:"):
-        _trained_size(request)
+        trained_size(request)
         return request
     return load_tokenizer(request).fingerprint
 
 
-def _trained_size(request: str) -> int:
-    """Return SIZE of `sentencepiece:SIZE`. Raises UserError if it is no number of tokens."""
+def trained_size(request: str) -> int | None:
+    """Return SIZE of `sentencepiece:SIZE`, and None for others. Raises UserError if it is no number of tokens."""
+    if not request.startswith(f"{_TRAINED}:"):
+        return None
     size = request.removeprefix(f"{_TRAINED}:")
     if not size.isdigit() or not int(size):
         raise UserError(f"--tokenizer {request}: {size!r} is not a number of tokens; write e.g. {_TRAINED}:8192")
     return int(size)
+
+
+def vocabulary_note(request: str, text_bytes: int) -> str:
+    """Say that a tokenizer which `data build` trains has too many tokens for its text; "" where it has not.
+
+    `request`: as of --tokenizer; `text_bytes`: of the text that it is trained on.
+    """
+    size = trained_size(request)
+    if size is None or text_bytes >= SAMPLE_BYTES_PER_TOKEN * size * _FEW:
+        return ""
+    fitting = 1 << max(0, (text_bytes // SAMPLE_BYTES_PER_TOKEN).bit_length() - 1)
+    instead = "--tokenizer bytes" if fitting < _LEAST_VOCABULARY else f"--tokenizer sentencepiece:{fitting}"
+    return (
+        f"A vocabulary of {size:,} tokens is large for {text_bytes:,} bytes of text, {text_bytes // size:,} for each: "
+        f"most tokens are read so rarely that a model learns little of them. {instead} suits that much text; "
+        f"{SAMPLE_BYTES_PER_TOKEN} bytes for each token are a good measure."
+    )
 
 
 def load_or_train_tokenizer(
@@ -52,11 +73,10 @@ def load_or_train_tokenizer(
         return request
     if request == ByteTokenizer.kind:
         return ByteTokenizer()
-    if not request.startswith(f"{_TRAINED}:"):
+    if (size := trained_size(request)) is None:
         return load_tokenizer(request)
     trained = _load_trained(directory)
     if trained is None:
-        size = _trained_size(request)
         from pathways_lite.data.sentencepiece import train_sentencepiece
 
         report_phase("sample")

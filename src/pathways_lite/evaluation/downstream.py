@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -109,8 +109,9 @@ class TaskEvaluator:
         conditional, unconditional = [], []
         for item in task.items:
             for answer in item.answers:
-                pair = self._continuation(item.prompt, answer) if self.chat is None else self._reply(item, answer)
-                self._require_room(task, item, pair)
+                pair = self._pair(item, answer)
+                if _length(pair) > self.stage.data.seq_len:
+                    raise self._too_long(task, item, pair)
                 conditional.append(pair)
                 if task.has_choices:
                     space = "" if answer[0].isspace() else " "
@@ -127,14 +128,38 @@ class TaskEvaluator:
         before, following = encode_pair(self.chat.template.encode_text, self.chat.context(item), answer)
         return Continuation(Prompt(before, 0, self.frame.end), following)
 
-    def _require_room(self, task: Task, item: Item, pair: Continuation) -> None:
-        if (length := len(pair.prompt.tokens) + len(pair.tokens) - 1) > (context := self.stage.data.seq_len):
-            fewer = "use fewer --shots, or " if task.shots else ""
-            raise UserError(
-                f"task {task.name}: item {item.id!r} has {counted(length, 'token')} with its answer"
-                f"{' and shots' if task.shots else ''}, and the model was trained on sequences of {context}; "
-                f"{fewer}leave such items out, or take a model with a longer context"
-            )
+    def _too_long(self, task: Task, item: Item, pair: Continuation) -> UserError:
+        fewer = self._fitting_shots(task) if task.shots else ""
+        return UserError(
+            f"task {task.name}: item {item.id!r} has {counted(_length(pair), 'token')} with its answer"
+            f"{' and shots' if task.shots else ''}, and the model was trained on sequences of "
+            f"{self.stage.data.seq_len}; {fewer}leave such items out, or take a model with a longer context"
+        )
+
+    def _fitting_shots(self, task: Task) -> str:
+        """Say with how many shots, fewer than the task has, all of its items fit the context; before other advice."""
+        most = task.shots - 1
+        for item in task.items:
+            if self._fits(item, most):
+                continue
+            none, some = -1, most  # the most that are known to fit, and what is known not to
+            while some - none > 1:
+                middle = (none + some) // 2
+                none, some = (middle, some) if self._fits(item, middle) else (none, middle)
+            if (most := none) < 0:
+                return "even without shots not all items fit: "
+        if not most:
+            return "not one shot fits: leave --shots out, "
+        return f"at most {counted(most, 'shot')} fit{'s' * (most == 1)}: use --shots {most}, "
+
+    def _fits(self, item: Item, shots: int) -> bool:
+        """Return whether an item with its first `shots` shots and each of its answers fits the context."""
+        fewer = replace(item, shots=item.shots[:shots])
+        return all(_length(self._pair(fewer, answer)) <= self.stage.data.seq_len for answer in item.answers)
+
+    def _pair(self, item: Item, answer: str) -> Continuation:
+        """Return an answer as a continuation of what is asked, or as the assistant's."""
+        return self._continuation(item.prompt, answer) if self.chat is None else self._reply(item, answer)
 
     def _write(self, task: Task, pairs: _Pairs, writer: Writer, report: Report) -> list[str]:
         """Return what the model writes by greedy decoding after each prompt."""
@@ -150,6 +175,11 @@ class TaskEvaluator:
             texts[result.prompt] = result.text
             report(0)
         return list(texts.values())
+
+
+def _length(pair: Continuation) -> int:
+    """Return the tokens that a model reads to score an answer: its last one is only predicted."""
+    return len(pair.prompt.tokens) + len(pair.tokens) - 1
 
 
 def summarize(

@@ -24,7 +24,8 @@ def stage_rows(run: FoundRun) -> tuple[list[dict[str, Any]], list[str]]:
 
     States: done, with `stopped_early` where that is so; running; failed, with a reason; stopped, the same command
     continues it after step `saved_step`; ready: not begun; waiting: for the stage before it. Stages that are links
-    belong to another run, unless that is all that there is.
+    belong to another run, unless that is all that there is. `bytes` of the last one are also those of what is beside
+    the stages: page, pictures, history.
     """
     data = read_run(run.path)
     problems = list(data.problems)
@@ -42,6 +43,8 @@ def stage_rows(run: FoundRun) -> tuple[list[dict[str, Any]], list[str]]:
         if stage.name == unfinished:
             state = _unfinished_state(run.path, stage, running)
         rows.append(_stage_row(run, data, stage) | state)
+    if rows:  # so that a run's sizes add up to what deleting it frees
+        rows[-1]["bytes"] += directory_bytes(run.path) - sum(row["bytes"] for row in rows)
     return rows, problems
 
 

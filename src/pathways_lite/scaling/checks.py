@@ -7,19 +7,25 @@ from contextlib import suppress
 
 import numpy as np
 
-from pathways_lite.errors import UserError
+from pathways_lite.errors import UserError, counted
+from pathways_lite.intervals import plain
 from pathways_lite.scaling.law import Law
 from pathways_lite.scaling.table import COLUMNS, Table, derive_columns, is_own_table, numeric_column
 from pathways_lite.scaling.units import check_units
 
+_ROUNDING = 1e-12  # what shares that are equal may differ by
 
-def validate_columns(law: Law, table: Mapping[str, np.ndarray], *, units: bool = True) -> Table:
+
+def validate_columns(
+    law: Law, table: Mapping[str, np.ndarray], *, units: bool = True, alternatives: Mapping[str, Law] | None = None
+) -> Table:
     """Return the law's inputs and target as float64, derived from other columns if necessary.
 
     Raises UserError for missing columns, text, NaN and infinities, values that are not positive where a logarithm is
-    taken, fewer rows than parameters, columns with a single value, and (with `units`) medians that no run has, such as
-    parameters in millions or tokens in billions. Tables of this program's own runs have known units, however small the
-    runs are.
+    taken, fewer rows than parameters, inputs or a target with a single value, and (with `units`) medians that no run
+    has, such as parameters in millions or tokens in billions. Tables of this program's own runs have known units,
+    however small the runs are. `alternatives`: laws that may be fitted instead, by what to write for them; None: all,
+    by their names.
     """
     names = (*law.inputs, law.target)
     full = derive_columns(table, names)
@@ -29,7 +35,7 @@ def validate_columns(law: Law, table: Mapping[str, np.ndarray], *, units: bool =
     for name, values in columns.items():
         _check_numbers(law, name, values)
     if problem := _identifiability_problem(law, columns):
-        raise UserError(f"{problem}{_smaller_laws(law, table)}")
+        raise UserError(f"{problem}{_smaller_laws(law, table, alternatives)}{_checkpoints_as_rows(table)}")
     if units and not is_own_table(table):
         check_units(columns, derive_columns(full, ("N", "D", "C")))
     return columns
@@ -61,13 +67,21 @@ def _identifiability_problem(law: Law, columns: Table) -> str:
         counts = {name: len(np.unique(columns[name])) for name in inputs}
         single = [name for name, count in counts.items() if count == 1]
         there = ", ".join(f"{count} of {name}" for name, count in counts.items())
+        few = f"{counted(rows, 'row')} {'is' if rows == 1 else 'are'} too few"
         return (
-            f"{rows} rows are too few for the {parameters} parameters of {law.name}; add at least {parameters - rows}, "
+            f"{few} for the {parameters} parameters of {law.name}; add at least {parameters - rows}, "
             f"with other values of {' and '.join(single or inputs)} (different ones so far: {there})"
+        )
+    target = columns[law.target]
+    if _is_constant(target) or (law.link == "raw" and np.ptp(target) <= _ROUNDING):
+        value = plain(float(np.median(target)), "g")
+        return (
+            f"column {law.target} is {value} in all {rows} rows, so the data do not show "
+            f"how it depends on {' and '.join(inputs)}; add rows with another {law.target}"
         )
     for name in law.inputs if law.must_vary is None else law.must_vary:
         values = columns[name]
-        if np.ptp(values) <= 1e-9 * np.abs(values).max():
+        if _is_constant(values):
             meaning = f" ({COLUMNS[name].meaning})" if name in COLUMNS else ""
             return (
                 f"column {name}{meaning} has the single value {values[0]:g}, so the data do not show how "
@@ -82,13 +96,28 @@ def _identifiability_problem(law: Law, columns: Table) -> str:
     return ""
 
 
-def _smaller_laws(law: Law, table: Mapping[str, np.ndarray]) -> str:
+def _is_constant(values: np.ndarray) -> bool:
+    return bool(np.ptp(values) <= 1e-9 * np.abs(values).max())
+
+
+def _checkpoints_as_rows(table: Mapping[str, np.ndarray]) -> str:
+    """Say how one run of ours has more rows; "" for more runs, and for other tables."""
+    if not is_own_table(table) or len(runs := set(table["run"].tolist())) > 1:
+        return ""
+    run = runs.pop()
+    return (
+        f"; checkpoints are rows too: `pathways-lite evaluate {run} --along` measures those of a run, for laws of "
+        f"tokens or compute, as in `pathways-lite fit tokens {run}/along.csv`"
+    )
+
+
+def _smaller_laws(law: Law, table: Mapping[str, np.ndarray], alternatives: Mapping[str, Law] | None) -> str:
     """Name the laws of the same target with fewer parameters that these rows determine; "" if there is none."""
     from pathways_lite.scaling.laws.registry import LAWS  # which imports all of them
 
     smaller = [
-        other.name
-        for other in LAWS.values()
+        written
+        for written, other in (LAWS if alternatives is None else alternatives).items()
         if other.target == law.target and len(other.parameters) < len(law.parameters) and _is_determined(other, table)
     ]
     if not smaller:

@@ -8,6 +8,7 @@ lets f change as a power of scale, which is an exponent of the arm's own; the tw
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import jax
@@ -142,7 +143,13 @@ def fit_efficiency(
     shared = efficiency_law((law, "+".join(scaled), "shared", *others))
     free = efficiency_law((law, "+".join(scaled), "free", *others))
     columns = _columns(table, arms, others, BASES[law], scaled)
-    validate_columns(shared, columns, units=units)
+    alternatives: dict[str, Law] = {}
+    every = dict(columns)
+    for name, base in BASES.items():
+        alternatives[f"--law {name}"] = efficiency_law((name, base.inputs[-1], "shared", *others))
+        with suppress(UserError):  # a column is missing
+            every |= _columns(table, arms, others, base, base.inputs[-1:])
+    validate_columns(shared, every, units=units, alternatives=alternatives)
     ranges = {name: (float(columns[name].min()), float(columns[name].max())) for name in scaled}
     points = {name: float(value) for name, value in (goal or {}).items()}
     pooled = solve(shared, columns)

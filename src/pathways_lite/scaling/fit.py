@@ -18,6 +18,7 @@ from pathways_lite.scaling import bootstrap, uncertainty
 from pathways_lite.scaling.checks import validate_columns
 from pathways_lite.scaling.law import Columns, Law
 from pathways_lite.scaling.losses import Link, Loss, parse_loss
+from pathways_lite.scaling.meaning import meaning_notes
 from pathways_lite.scaling.notes import fit_notes
 from pathways_lite.scaling.rehearsal import Rehearsal, rehearse
 from pathways_lite.scaling.solver import Progress, no_progress, optimal_allocation, predict, refit_weighted, solve
@@ -268,7 +269,7 @@ def fit_law(
         samples = refit_weighted(solution, columns, resamples, progress=progress)
         left_out = bootstrap.jackknife_weights(rows, groups) if bca else None
         jackknife = {} if left_out is None else refit_weighted(solution, columns, left_out, progress=progress)
-    return Fit(
+    fit = Fit(
         law=law, link=solution.link, loss=solution.loss, values=solution.values, objective=solution.objective,
         starts=solution.starts, reached=solution.reached, converged=solution.converged, seed=seed, data=columns,
         groups=groups, samples=samples, jackknife=jackknife, origin=dict(origin or {}), method=method,
@@ -279,6 +280,7 @@ def fit_law(
         rehearsal=None if method is None or law.averaged else rehearse(solution, columns, progress),
         row_names=names,
     )  # fmt: skip
+    return replace(fit, notes=(*fit.notes, *meaning_notes(fit, table)))
 
 
 def leave_largest_out(

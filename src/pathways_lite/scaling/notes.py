@@ -70,9 +70,6 @@ def _of_intervals(solution: Solution, columns: Table, groups: np.ndarray | None,
 
 def _of_parameters(solution: Solution, columns: Table) -> Iterator[str]:
     law, target = solution.law, columns[solution.law.target]
-    if np.ptp(target) <= 1e-9 * np.abs(target).max():
-        yield f"{law.target} is {target[0]:g} in every row: nothing depends on the inputs, and exponents mean nothing."
-        return
     for parameter in law.parameters:
         if parameter.name in law.decay_exponents and solution.values[parameter.name] <= 0:
             yield f"{parameter.name} is not positive: in these data the loss does not fall as that input grows."

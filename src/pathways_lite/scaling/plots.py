@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator, ScalarFormatter
 
 from pathways_lite.scaling.fit import Fit
-from pathways_lite.scaling.quality import worst_rows
+from pathways_lite.scaling.quality import relative_errors, worst_rows
 from pathways_lite.scaling.table import derive_columns, numeric_column
 from pathways_lite.tracking.plot_style import Palette, Theme, label_text, style, to_svg
 
@@ -41,8 +41,8 @@ def residuals_svg(fit: Fit, theme: Theme) -> str:
         figure = Figure(figsize=(7.2, 2.4 * len(inputs)), layout="constrained")
         axes = figure.subplots(len(inputs), 1, squeeze=False, sharey=True)[:, 0]
         measured = fit.data[fit.law.target]
-        percent = 100 * (measured - fit.predicted()) / np.maximum(np.abs(measured), 1e-300)
-        named = [(row.index, label_text(_short(row.name))) for row in worst_rows(fit)]
+        percent = 100 * relative_errors(measured, fit.predicted())
+        named = [(row.index, label_text(_short(row.name))) for row in worst_rows(fit) if not np.isnan(row.error)]
         for i, (ax, name) in enumerate(zip(axes, inputs, strict=True)):
             ax.axhline(0, color=palette.faint, linewidth=1)
             ax.plot(fit.data[name], percent, "o", color=palette.series[i % 5], markersize=4, alpha=0.7)

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 WORST_ROWS = 3
 ARM_OF_ROW = "arm_of_row"
-"""Key of a fit's origin: the arm of every row, where the table has arms."""
+"""Key of a fit's origin: by what every row differs from others with its inputs, other than a seed: arm, settings."""
 
 
 @dataclass(frozen=True)
 class WorstRow:
-    """A row that the law misses; `error` is measured minus predicted, relative to measured."""
+    """A row that the law misses; `error` is measured minus predicted, relative to measured: NaN where that is 0."""
 
     name: str
     measured: float
@@ -34,10 +34,11 @@ class WorstRow:
 def quality(fit: Fit) -> dict[str, float]:
     """Return R² of the target and of its link, its root mean squared error, and mean and largest relative error.
 
-    Of a law of averages, rows with equal inputs are averaged first.
+    Of a law of averages, rows with equal inputs are averaged first. Relative errors are of rows that are not 0.
     """
     measured, predicted, scaled_measured, scaled_predicted = _averages(fit)
-    relative = np.abs(predicted - measured) / np.maximum(np.abs(measured), 1e-300)
+    nonzero = measured != 0
+    relative = np.abs(relative_errors(measured, predicted)[nonzero]) if nonzero.any() else np.array([np.nan])
     return {
         "r2": _r2(measured, predicted),
         "r2_of_link": _r2(scaled_measured, scaled_predicted),
@@ -45,6 +46,19 @@ def quality(fit: Fit) -> dict[str, float]:
         "mean_relative_error": float(relative.mean()),
         "worst_relative_error": float(relative.max()),
     }
+
+
+def relative_errors(measured: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Return (measured - predicted) / |measured| [rows], NaN where 0 was measured."""
+    nonzero = measured != 0
+    return np.where(nonzero, (measured - predicted) / np.where(nonzero, np.abs(measured), 1.0), np.nan)
+
+
+def link_residuals(fit: Fit) -> np.ndarray:
+    """Return measured minus predicted [rows] on the scale of the link, on which the law was fitted."""
+    with double_precision():
+        measured, predicted = (np.asarray(LINKS[fit.link](y)) for y in (fit.data[fit.law.target], fit.predicted()))
+    return measured - predicted
 
 
 def _averages(fit: Fit) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -76,11 +90,11 @@ def _r2(measured: np.ndarray, predicted: np.ndarray) -> float:
 def noise_of_runs(fit: Fit) -> tuple[float, int]:
     """Return the standard deviation of one run on the scale of the link, and how many repeats it is from.
 
-    Repeats are rows with equal inputs (other seeds), of one arm where the table has arms. Without any (0), it is that
-    of the residuals, which also have what the law does not describe.
+    Repeats are rows with equal inputs (other seeds), of one arm and of equal settings where the table tells. Without
+    any (0), it is that of the residuals, which also have what the law does not describe.
     """
     with double_precision():
-        scaled, predicted = (np.asarray(LINKS[fit.link](y)) for y in (fit.data[fit.law.target], fit.predicted()))
+        scaled = np.asarray(LINKS[fit.link](fit.data[fit.law.target]))
     inputs = np.stack([fit.data[name].reshape(fit.rows, -1)[:, 0] for name in fit.law.inputs], axis=1)
     arms = fit.origin.get(ARM_OF_ROW, ())
     if len(arms) == fit.rows:
@@ -93,7 +107,7 @@ def noise_of_runs(fit: Fit) -> tuple[float, int]:
     if repeats and spread > 0:
         return float(np.sqrt(spread / repeats)), repeats
     degrees = max(fit.rows - len(fit.law.parameters), 1)
-    return float(np.sqrt(np.sum((scaled - predicted) ** 2) / degrees)), 0
+    return float(np.sqrt(np.sum(link_residuals(fit) ** 2) / degrees)), 0
 
 
 def describe_intervals(fit: Fit) -> str:
@@ -119,10 +133,10 @@ def format_noise(fit: Fit) -> str:
 
 
 def worst_rows(fit: Fit, count: int = WORST_ROWS) -> list[WorstRow]:
-    """Return the rows with the largest relative errors, by name, or by number (from 1) if they have none."""
+    """Return the rows with the largest residuals, by name, or by number (from 1) if they have none."""
     measured, predicted = fit.data[fit.law.target], fit.predicted()
-    errors = (measured - predicted) / np.maximum(np.abs(measured), 1e-300)
-    order = np.argsort(-np.abs(np.nan_to_num(errors)), kind="stable")[:count]
+    errors = relative_errors(measured, predicted)
+    order = np.argsort(-np.abs(np.nan_to_num(link_residuals(fit))), kind="stable")[:count]
     return [
         WorstRow(row_name(fit, i), float(measured[i]), float(predicted[i]), float(errors[i]), i)
         for i in map(int, order)

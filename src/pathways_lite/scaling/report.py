@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -146,7 +147,12 @@ def _quality_section(fit: Fit) -> str:
     worst = table(
         ["farthest from the law", "measured", "predicted", "error"],
         [
-            [row.name, f"{row.measured:.5g}", f"{row.predicted:.5g}", plain(row.error, "+.2%")]
+            [
+                row.name,
+                f"{row.measured:.5g}",
+                f"{row.predicted:.5g}",
+                _error_text(row.error),
+            ]
             for row in worst_rows(fit, WORST_SHOWN)
         ],
     )
@@ -156,6 +162,10 @@ def _quality_section(fit: Fit) -> str:
         caption="Published constants evaluated on these data; those of other data need not describe them.",
     )
     return section("How well it fits", table(["", ""], rows), worst, figure, published if published_rows else "")
+
+
+def _error_text(error: float) -> str:
+    return "" if math.isnan(error) else plain(error, "+.2%")
 
 
 def _times_ours(objective: float, fit: Fit) -> str:

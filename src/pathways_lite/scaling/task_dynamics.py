@@ -86,8 +86,7 @@ def task_dynamics(table: Table) -> Dynamics:
 def metrics_of(table: Table, task: str) -> list[str]:
     """Return the metrics that a task has: lm-evaluation-harness has tasks without an accuracy, or nothing else."""
     rows = table["task"] == task
-    known = [name for name in METRICS if name in table and np.isfinite(np.asarray(table[name][rows], np.float64)).any()]
-    return [name for name in known if name != "L"] or known
+    return [name for name in METRICS if name in table and np.isfinite(np.asarray(table[name][rows], np.float64)).any()]
 
 
 def curves_of(table: Table, task: str, metric: str) -> dict[str, Curve]:

@@ -174,9 +174,10 @@ def curves_svg(measured: Table, task: str, theme: Theme) -> str:
 
 
 def _drawn(measured: Table, task: str) -> dict[str, str]:
-    """Return the metrics that are drawn of a task, with their labels."""
+    """Return the metrics that are drawn of a task, with their labels: its loss only where there is nothing else."""
     known = metrics_of(measured, task)
-    return {metric: label for metric, label in _DRAWN.items() if metric in known}
+    drawn = {metric: label for metric, label in _DRAWN.items() if metric in known}
+    return {metric: label for metric, label in drawn.items() if metric != "L" or len(drawn) == 1}
 
 
 def _chances(measured: Table, task: str) -> np.ndarray:

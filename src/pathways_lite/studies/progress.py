@@ -54,6 +54,7 @@ class StudyProgress:
         terminal = console.is_terminal and not console.is_dumb_terminal
         self._live = Live(console=console, refresh_per_second=2) if terminal else None
         self._shown = 0.0
+        self._noted: dict[str, int] = {}  # the step of a node's last line
 
     def note(self, line: str) -> None:
         """Print a line that stays."""
@@ -70,6 +71,9 @@ class StudyProgress:
             self._live.update(self._table(store, progress))
             return
         for identity, node in progress.items():
+            if self._noted.get(identity) == node.step:  # the same line again would tell nothing
+                continue
+            self._noted[identity] = node.step
             step = f"step {node.step:,}/{self._steps[identity]:,}, loss {node.loss:.4f}"
             self.note(f"{store.nodes[identity].label}: {step if node.step else 'preparing'}")
 

@@ -303,7 +303,8 @@ def _time_section(findings: Findings) -> str:
         "and saving, on the machine that trained them. The score is the area under AlgoPerf's performance profile up "
         "to four times the faster arm's time, here of an arm and the baseline over this one workload."
     )
-    return section("Time to the target", table(results.time_header, rows), paragraph(note, "note"))
+    notes = [paragraph(text, "note") for text in (note, *results.time_notes())]
+    return section("Time to the target", table(results.time_header, rows), *notes)
 
 
 # ---- cost, lineage, failures ----

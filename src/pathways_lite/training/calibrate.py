@@ -54,6 +54,7 @@ def calibrate_stage(spec: StageSpec, like: Speed | None = None) -> Speed:
         memory=_memory_of_run(),
         calibrated=True,
         cached_compile=cached,
+        recompile=first.compiling_step,
     )
 
 
@@ -62,6 +63,7 @@ class _Start:
 
     Attributes:
       compiling: seconds to compile the train step and the evaluation.
+      compiling_step: those of the train step alone, all that depends on the budget and on rates.
       preparing: seconds of everything else: shapes, the state, a batch.
       evaluated_token: seconds to score a held-out token.
     """
@@ -73,7 +75,7 @@ class _Start:
         components = Components(spec)
         compile_begin = time.perf_counter()
         self.train_step = components.compile_step(self.sequences)
-        self.compiling = time.perf_counter() - compile_begin
+        self.compiling = self.compiling_step = time.perf_counter() - compile_begin
         # Without the mixture, which another stage may have yet to learn.
         data, layout = spec.stage.data.model_copy(update={"mixture": None}), components.layout
         stream = DataStream(spec.store, data, timeline, spec.stage.objective, DataCursor(), layout.batch_shard)

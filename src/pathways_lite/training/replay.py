@@ -214,5 +214,5 @@ def _largest_rise(rows: list[Row], window: int) -> Spike:
     reason = (
         f"its loss, {loss:.4g}, is {abs(rise):.4g} {'below' if rise < 0 else 'above'} the median of the steps before it"
     )
-    reason += "; no logged step rose above it" if rise < 0 else ", the largest rise of all logged steps"
+    reason += "; no logged step rose above it" if rise < 0 else ""
     return Spike(losses[largest][0], reason, is_rise=True, rise=rise)

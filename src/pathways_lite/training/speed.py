@@ -46,6 +46,7 @@ class Speed:
     calibrated: bool = False  # by a few steps, not by a run
     cached_compile: float | None = None  # where the compilation cache has the programs; None if unknown
     program: str | None = None  # digest of what the programs were compiled for (`stage_program`)
+    recompile: float | None = None  # to compile another program of the shape, e.g. a longer budget; None if unknown
     without_ending: bool = False  # `fixed` leaves out compressors, samples and pages (`training.ending`)
 
     def seconds(self, tokens: int, evaluated_tokens: int, saves: int, *, cached: bool = False) -> Seconds:
@@ -150,12 +151,16 @@ def peak_memory() -> int | None:
 def keep_speed(stage: Stage, speed: Speed) -> None:
     """Add a measurement to those of the stage's shape; a run's replace those of calibrations.
 
-    Where the stage's program was compiled before, what this one took is the time of reading it from the cache.
+    Where the stage's program was compiled before, what this one took is the time of reading it from the cache. Where
+    another one of its shape was, the cache had the programs that both have.
     """
     kept, speed = _read(stage), replace(speed, program=stage_program(stage))
     if before := next((s for s in kept if s.program == speed.program), None):
         cached = speed.compile if speed.cached_compile is None else speed.cached_compile
         speed = replace(speed, compile=before.compile, cached_compile=min(cached, before.compile))
+        speed = replace(speed, recompile=before.recompile)
+    elif kept and speed.recompile is None:
+        speed = replace(speed, recompile=speed.compile)
     earlier = [] if kept and kept[-1].calibrated and not speed.calibrated else kept
     path = _path(stage)
     with suppress(OSError):
@@ -213,22 +218,26 @@ def is_compiled_on_cores(stage: Stage, cores: int) -> bool:
 
 
 def combine(speeds: Sequence[Speed]) -> Speed:
-    """Return the medians of repeated measurements; the rest as it was last, and the most memory."""
+    """Return the medians of repeated measurements; the rest as it was last, and the most memory.
+
+    `compile` is of another program than these, as which one of these is in the compilation cache.
+    """
 
     def median(values: Sequence[float | None]) -> float | None:
         known = [value for value in values if value is not None]
         return statistics.median(known) if known else None
 
-    last = speeds[-1]
+    last, recompile = speeds[-1], median([speed.recompile for speed in speeds])
     return Speed(
         token=statistics.median(speed.token for speed in speeds),
         evaluated_token=median([speed.evaluated_token for speed in speeds]),
         save=median([speed.save for speed in speeds]),
-        compile=statistics.median(speed.compile for speed in speeds),
+        compile=statistics.median(speed.compile for speed in speeds) if recompile is None else recompile,
         fixed=last.fixed,
         memory=max((speed.memory for speed in speeds if speed.memory is not None), default=None),
         calibrated=last.calibrated,
         cached_compile=median([speed.cached_compile for speed in speeds]),
+        recompile=recompile,
         without_ending=last.without_ending,
     )
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 
+from pathways_lite.accelerators import visible_devices
 from pathways_lite.errors import UserError, counted
 from pathways_lite.parallel.mesh import AXES, count_slices, device_mesh, resolve_axis_sizes
 from pathways_lite.parallel.sharding import REPLICATED_IF_UNEVEN, RULES
@@ -77,8 +78,8 @@ def uneven_extents(stage: Stage, sizes: AxisSizes) -> list[Extent]:
     return [extent for extent in stage_extents(stage) if not extent.is_divided(_shards(sizes, extent.logical))]
 
 
-def require_mesh(stage: Stage, n_devices: int, n_slices: int = 1) -> AxisSizes:
-    """Return `stage_axis_sizes`, with which the stage can be trained.
+def require_mesh(stage: Stage, n_devices: int, n_slices: int = 1, platform: str | None = None) -> AxisSizes:
+    """Return `stage_axis_sizes`, with which the stage can be trained; `platform`: of the devices of this process.
 
     Raises UserError, with sizes and meshes that work, if the mesh does not fit the devices, or the devices of an axis
     do not divide what they share of the model, its sequences or its batches.
@@ -87,7 +88,7 @@ def require_mesh(stage: Stage, n_devices: int, n_slices: int = 1) -> AxisSizes:
     if uneven := uneven_extents(stage, sizes):
         raise UserError(
             f"stage {stage.name!r} cannot be spread over {counted(n_devices, 'device')}: "
-            f"{_describe_uneven(uneven, sizes)}; {_describe_ways(stage, n_devices, n_slices)}"
+            f"{_describe_uneven(uneven, sizes)}; {_describe_ways(stage, n_devices, n_slices, platform)}"
         )
     return sizes
 
@@ -95,7 +96,8 @@ def require_mesh(stage: Stage, n_devices: int, n_slices: int = 1) -> AxisSizes:
 def require_mesh_here(stage: Stage) -> AxisSizes:
     """Return `require_mesh` for the devices of all processes of this program."""
     devices = jax.devices()
-    return require_mesh(stage, len(devices), count_slices(devices))
+    platform = devices[0].platform if len({device.process_index for device in devices}) == 1 else None
+    return require_mesh(stage, len(devices), count_slices(devices), platform)
 
 
 def mesh_problem(stage: Stage) -> str:
@@ -169,14 +171,16 @@ def _with_working_sizes(extent: Extent, shards: int) -> str:
     return f"{extent.text} ({' or '.join(map(str, working))} work{'s' * (len(working) == 1)})"
 
 
-def _describe_ways(stage: Stage, n_devices: int, n_slices: int) -> str:
+def _describe_ways(stage: Stage, n_devices: int, n_slices: int, platform: str | None) -> str:
     """Say which meshes of so many devices divide all extents; where none does, how many devices have one."""
     extents = stage_extents(stage)
     if meshes := list(itertools.islice(_working_meshes(extents, n_devices, n_slices), _SHOWN)):
         return f"of {counted(n_devices, 'device')}, {' or '.join(meshes)} works for it"
     fewer = {*range(1, min(n_devices, _SMALL)), *_divisors(n_devices)} - {n_devices}
     count = next(n for n in sorted(fewer, reverse=True) if next(_working_meshes(extents, n, 1), None))
-    return f"no mesh of {counted(n_devices, 'device')} works for it, but one of {count} does"
+    setting = "" if platform is None else visible_devices(platform, count)
+    how = f": write {setting} before the command, as in {setting} pathways-lite train RECIPE" if setting else ""
+    return f"no mesh of {counted(n_devices, 'device')} works for it, but one of {count} does{how}"
 
 
 def _working_meshes(extents: Sequence[Extent], n_devices: int, n_slices: int) -> Iterator[str]:

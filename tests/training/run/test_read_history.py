@@ -54,9 +54,9 @@ def test_the_spike_is_named_before_the_steps_around_it(longer: Path, recipe: Rec
     assert spike.rise == max(others)
     first, second, *_ = invoke("data", "batch", longer, "--spike", "--before", "1", "--rows", "1").output.splitlines()
     assert first.startswith(
-        f"no spike, as the guard saw none; shown is step {spike.step} of stage {reading.stage.name}"
+        f"the guard saw no spike; the largest rise of the loss is at step {spike.step} of stage {reading.stage.name}: "
     )
-    assert second == f"first 1 step before it, from step {spike.step - 1} on (--before)"
+    assert second.startswith(f"shown are step {spike.step - 1}, and then this one; --before N shows N steps before it")
     run(apply_overrides(recipe, ["stages.base.guard.policy=skip"]), tmp_path / "nan", InjectNaN(5))
     run(extended(RunDirectory(tmp_path / "nan"), "3 steps"), tmp_path / "nan")
     reading, spike = last_spike(tmp_path / "nan")

@@ -48,8 +48,8 @@ def pass_at_k(samples: Any, correct: Any, k: Any) -> np.ndarray:
         - special.gammaln(n + 1)
         + special.gammaln(n - k + 1)
     )
-    # With fewer than k wrong samples, one of any k is correct.
-    return np.where(n - c < k, 1.0, -np.expm1(log_all_wrong))
+    # With fewer than k wrong samples, one of any k is correct; without a correct one none is, rounding aside.
+    return np.where(n - c < k, 1.0, np.where(c == 0, 0.0, -np.expm1(log_all_wrong)))
 
 
 _AMOUNTS, _INFORMATIVE = ("documents", "shots", "iterations"), ("documents", "shots")
