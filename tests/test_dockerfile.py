@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from helpers.built_package import NEEDS_UV, UV
+
 ROOT = Path(__file__).parent.parent
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 HADOLINT = Path(sys.executable).with_name("hadolint")
 STAGES = {name: base for base, name in re.findall(r"^FROM (\S+) AS (\S+)$", DOCKERFILE, re.MULTILINE)}
-UV = shutil.which("uv") or (str(ROOT / ".uv/bin/uv") if (ROOT / ".uv/bin/uv").exists() else None)
 
 
 @pytest.mark.skipif(not HADOLINT.exists(), reason="hadolint is installed on Linux on x86-64 only")
@@ -40,7 +41,7 @@ def test_uv_is_the_makefiles() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(UV is None, reason="uv is neither on the PATH nor in .uv")
+@NEEDS_UV
 def test_what_is_copied_is_enough_to_install(tmp_path: Path) -> None:
     """Run the build stage's last command on what .dockerignore lets through."""
     for line in (ROOT / ".dockerignore").read_text().splitlines():

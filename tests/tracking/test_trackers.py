@@ -65,12 +65,15 @@ def test_wandb_gets_the_scalars_and_finds_its_run_again(tmp_path: Path, monkeypa
     assert started[2]["id"] != started[0]["id"]
 
 
-@pytest.mark.parametrize(("name", "module"), [("wandb", "wandb"), ("tensorboard", "tensorboardX")])
+@pytest.mark.parametrize(
+    ("name", "module", "advice"),
+    [("wandb", "wandb", "make install EXTRA=wandb"), ("tensorboard", "tensorboardX", "install pathways-lite again")],
+)
 def test_a_missing_package_is_named_with_how_to_install_it(
-    name: str, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, module: str, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)  # importing it fails
-    with pytest.raises(UserError, match="make install"):
+    with pytest.raises(UserError, match=f"{module}; .*{advice}"):
         open_trackers([name], tmp_path, run="demo")
 
 
