@@ -9,7 +9,7 @@
 Cost: 72 TFLOPs, 72 nodes; about 25 minutes on 2 idle cores, and half an hour for the measurements; 105
 minutes in all at low priority.
 
-Expected result (docs/results/sampling.md): all three directions hold; GPTQ halves the rise; 8 bits are free; the
+Expected result: all three directions hold (docs/results/sampling.md); GPTQ halves the rise; 8 bits are free; the
 exponents of tokens and size are larger than the paper's. Where rises at 4 bits are not above 0 the law is fitted to 2
 and 3 bits.
 

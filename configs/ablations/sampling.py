@@ -17,7 +17,7 @@ r"""What do 4,096 samples say, what do 64 predict, what do weak verifiers let th
 
 Cost: 23 TFLOPs, 9 runs, 13 minutes; sampling 54 minutes more. That was beside ten other programs on two cores.
 
-Expected result (docs/results/sampling.md): coverage of sums rises from 2 to 80 %, of which the Beta distribution's
+Expected result: coverage of sums rises from 2 to 80 % (docs/results/sampling.md), of which the Beta distribution's
 predictions are 5 to 27 points too low; with one visible test 22 to 78 % of programs are solved, and 18 to 39 % passed
 wrongly; continuous metrics tell earlier than accuracy.
 
