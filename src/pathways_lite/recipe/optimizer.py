@@ -232,9 +232,9 @@ class OptimizerPlugin(_Optimizer, PluginClass):
 
     plugin_group: ClassVar[Group] = "optimizers"
 
-    learning_rate: float = Field(1e-3, gt=0, description="peak")
-    schedule: Schedule = Field(Constant(warmup=Fraction(n=0.02)), description="of the learning rate")
-    weight_decay: float = Field(0.0, ge=0, description="on matrices; multiplied by the learning rate")
+    learning_rate: float = Field(default=1e-3, gt=0, description="peak")
+    schedule: Schedule = Field(default=Constant(warmup=Fraction(n=0.02)), description="of the learning rate")
+    weight_decay: float = Field(default=0.0, ge=0, description="on matrices; multiplied by the learning rate")
 
     @abstractmethod
     def direction(self, axes: Any) -> Any:

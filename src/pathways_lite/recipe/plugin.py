@@ -34,7 +34,7 @@ class PluginClass(Frozen, ABC):
 
     kind: str
     plugin: str | None = Field(
-        None, description="package, version and digest of its source; filled in when the recipe is resolved"
+        default=None, description="package, version and digest of its source; filled in when the recipe is resolved"
     )
 
 
