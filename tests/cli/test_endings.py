@@ -252,7 +252,7 @@ print(turns)
 
 # ---- JSON ----
 
-PRINT_NO_RESULTS = {("train",), ("study", "run")}
+PRINT_NO_RESULTS = {("train",), ("study", "run"), ("recipe", "copy")}
 
 
 def commands(group: object, words: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], object]]:

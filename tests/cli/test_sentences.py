@@ -152,7 +152,7 @@ GENERATE = "pathways-lite generate run"
         (["trian", "tiny.py"], "pathways-lite has no command 'trian'. Did you mean 'train'? There are: train, "),
         (["batch", "run"], "has no command 'batch'. Did you mean 'pathways-lite data batch'?"),
         (["runs", "delte", "run"], "pathways-lite runs has no command 'delte'. Did you mean 'delete'?"),
-        (["--verison"], "pathways-lite has no option --verison. There are: "),
+        (["--verison"], "pathways-lite has no option --verison. Did you mean '--version'?"),
     ],
 )
 def test_what_the_parser_refuses_is_put_right(words: list[str], sentence: str) -> None:

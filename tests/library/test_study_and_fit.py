@@ -54,7 +54,7 @@ def test_a_study_is_trained_and_compared(recipe: Recipe, tmp_path: Path) -> None
 
 
 def test_runs_are_a_table(trained: pl.Trained) -> None:
-    with pytest.raises(pl.UserError, match="1 rows are too few for the 5 parameters of chinchilla"):
+    with pytest.raises(pl.UserError, match="1 row is too few for the 5 parameters of chinchilla"):
         pl.fit("chinchilla", trained.checkpoint.path.parents[3])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -84,10 +85,10 @@ def describe_checkout(site: Path) -> None:
     """Write this package's name and version where Python looks for them, unless it is installed: runs record them."""
     if is_installed("pathways-lite"):
         return
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    folder = site / f"pathways_lite-{project['version']}.dist-info"
+    number = runpy.run_path(str(ROOT / "src" / "pathways_lite" / "version.py"))["__version__"]
+    folder = site / f"pathways_lite-{number}.dist-info"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: pathways-lite\nVersion: {project['version']}\n")
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: pathways-lite\nVersion: {number}\n")
 
 
 def install_wheels(wheels: Path, site: Path) -> None:

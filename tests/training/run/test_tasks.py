@@ -77,7 +77,10 @@ def test_tasks_do_not_change_what_is_trained(recipe: Recipe, with_tasks: Recipe)
     ("settings", "sentence"),
     [
         (["tasks=summ"], "there is no task 'summ'. Did you mean 'sum'?"),
-        (["tasks=sum", "shots=9"], "and the model was trained on sequences of 32; use fewer --shots"),
+        (
+            ["tasks=sum", "shots=9"],
+            "and the model was trained on sequences of 32; not one shot fits: leave --shots out",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_runs(recipe: Recipe, settings: list[str], sentence: str) -> None:
