@@ -32,7 +32,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from bench_train import SHAPES
+from bench_train import SHAPES, mlp_width
 
 PEERS = Path(__file__).parent / "peers"
 OURS = "pathways_lite"
@@ -89,7 +89,7 @@ def measure(way: Way, arguments: argparse.Namespace) -> Run:
     n_layers, d_model, n_heads, sequence, batch, vocab_size = SHAPES[arguments.shape]
     settings = {
         "shape": arguments.shape, "n_layers": n_layers, "d_model": d_model, "n_heads": n_heads, "sequence": sequence,
-        "batch": batch, "vocab_size": vocab_size, "d_ff": round(8 * d_model / 3 / 16) * 16, "stack": way.stack,
+        "batch": batch, "vocab_size": vocab_size, "d_ff": mlp_width(d_model), "stack": way.stack,
         "way": way.way, "steps": arguments.steps, "threads": os.cpu_count(),
     }  # fmt: skip
     environment = os.environ | {"NANOGPT": str(arguments.nanogpt and arguments.nanogpt.absolute())}

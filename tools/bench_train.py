@@ -141,6 +141,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def mlp_width(d_model: int) -> int:
+    return round(8 * d_model / 3 / 16) * 16
+
+
 def model_of(arguments: argparse.Namespace) -> Any:
     from pathways_lite.recipe import Model
 
@@ -151,7 +155,7 @@ def model_of(arguments: argparse.Namespace) -> Any:
         n_heads=n_heads,
         n_kv_heads=n_heads,
         head_dim=d_model // n_heads,
-        d_ff=round(8 * d_model / 3 / 16) * 16,
+        d_ff=mlp_width(d_model),
         vocab_size=vocab_size,
         block="serial",
         dtype=arguments.dtype,

@@ -13,20 +13,17 @@ from __future__ import annotations
 import argparse
 import csv
 import itertools
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from pathways_lite.intervals import Interval
 from pathways_lite.scaling.fit import Fit, fit_law
 from pathways_lite.scaling.laws.registry import find_law
 from pathways_lite.scaling.quality import quality
 from pathways_lite.scaling.table import Table, read_table
+from sampling_results import DATA, Claim, markdown, number, write_claims
 
-DATA = Path(__file__).parent.parent / "docs" / "results" / "data"
 COLUMNS = (
     "trunk", "seed", "stage", "step", "N", "N_non_embedding", "D", "P", "effective_bits", "quantization", "L_before",
     "rise", "rise_error",
@@ -38,7 +35,6 @@ WHERE = "60k to 728k parameters without embeddings, 0.13 to 2.6 million bytes, 3
 METHODS, PHASES = ("gptq", "nearest"), ("cooled", "trunk")
 FITTED_BITS, FEW_BITS = (2, 3, 4), (2, 3)
 FREE = 0.001  # nats
-_WORDS = {True: "holds", False: "does not hold", None: "cannot be said"}
 
 
 def part(table: Table, method: str, phase: str, bits: tuple[int, ...]) -> Table:
@@ -85,40 +81,32 @@ def mean_rises(table: Table, method: str, phase: str, bits: int) -> list[float]:
     return [float(rows["rise"][rows["seed"] == seed].mean()) for seed in sorted(set(rows["seed"]))]
 
 
-def claims(table: Table, found: Found) -> dict[str, dict[str, Any]]:
+def claims(table: Table, found: Found) -> dict[str, Claim]:
     """Return what came out of each criterion: whether it holds (None: an interval decides nothing), and the numbers."""
-    result: dict[str, dict[str, Any]] = {}
+    result: dict[str, Claim] = {}
     for claim, name in (("tokens", "beta"), ("size", "alpha"), ("bits", "gamma")):
         intervals = [each.parameter_intervals()[name] for each in found.values()]
         limits = f"{min(each.low for each in intervals):.2f} to {max(each.high for each in intervals):.2f}"
-        result[claim] = {
-            "holds": True if all(each.low > 0 for each in intervals) else None,
-            "found": f"{name} {', '.join(f'{each.value:.2f}' for each in intervals)}; intervals from {limits}",
-        }
+        result[claim] = Claim(
+            True if all(each.low > 0 for each in intervals) else None,
+            f"{name} {', '.join(f'{each.value:.2f}' for each in intervals)}; intervals from {limits}",
+        )
     ratios = [
         gptq / nearest
         for phase, bits in itertools.product(PHASES, FEW_BITS)
         for gptq, nearest in zip(*(mean_rises(table, method, phase, bits) for method in METHODS), strict=True)
     ]
-    result["gptq"] = {
-        "holds": max(ratios) < 1,
-        "found": f"{min(ratios):.2f} to {max(ratios):.2f} of the rise of rounding to nearest, by seed and bits",
-    }
+    result["gptq"] = Claim(
+        max(ratios) < 1,
+        f"{min(ratios):.2f} to {max(ratios):.2f} of the rise of rounding to nearest, by seed and bits",
+    )
     free = [
         abs(each)
         for method, phase in itertools.product(METHODS, PHASES)
         for each in mean_rises(table, method, phase, 8)
     ]
-    result["eight_bits"] = {"holds": max(free) < FREE, "found": f"at most {max(free):.1e} nats in any seed"}
+    result["eight_bits"] = Claim(max(free) < FREE, f"at most {max(free):.1e} nats in any seed")
     return result
-
-
-def number(interval: Interval) -> str:
-    return f"{interval.value:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
-
-
-def markdown(header: list[str], rows: Iterator[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows))
 
 
 def tables(table: Table, found: Found) -> list[str]:
@@ -148,11 +136,8 @@ def main() -> None:
         store(arguments.table)
     table = read_table(DATA / "quantized.csv")
     found = fits(table)
-    judged = claims(table, found)
-    content = {"study": "quantization", "page": "sampling.md", "where": WHERE, "claims": judged}
-    (DATA / "quantization.json").write_text(json.dumps(content, indent=1) + "\n")
-    lines = [f"{name}: {_WORDS[claim['holds']]}, {claim['found']}" for name, claim in judged.items()]
-    print("\n\n".join([*tables(table, found), "\n".join(lines)]))
+    lines = write_claims("quantization", WHERE, claims(table, found))
+    print("\n\n".join([*tables(table, found), lines]))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -118,7 +118,7 @@ def number(interval: Interval) -> str:
     return f"{interval.value:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
 
 
-def markdown(header: Sequence[str], rows: Iterator[list[str]]) -> str:
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows))
 
 
@@ -126,7 +126,7 @@ def markdown(header: Sequence[str], rows: Iterator[list[str]]) -> str:
 
 
 class Claim(NamedTuple):
-    """A criterion of the study: whether it holds (None: an interval decides nothing), and the numbers."""
+    """A criterion of a study: whether it holds (None: an interval decides nothing), and the numbers."""
 
     holds: bool | None
     found: str
@@ -227,14 +227,18 @@ def tables(data: Path) -> list[str]:
     ]  # fmt: skip
 
 
+def write_claims(study: str, where: str, claims: Mapping[str, Claim]) -> str:
+    """Write STUDY.json, of which the page is sampling.md, and return the claims as lines."""
+    content = {"study": study, "page": "sampling.md", "where": where,
+               "claims": {name: claim._asdict() for name, claim in claims.items()}}  # fmt: skip
+    (DATA / f"{study}.json").write_text(json.dumps(content, indent=1) + "\n")
+    return "\n".join(f"{name}: {_WORDS[claim.holds]}, {claim.found}" for name, claim in claims.items())
+
+
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    found = claims(DATA)
-    content = {"study": "sampling", "page": "sampling.md", "where": WHERE,
-               "claims": {name: claim._asdict() for name, claim in found.items()}}  # fmt: skip
-    (DATA / "sampling.json").write_text(json.dumps(content, indent=1) + "\n")
-    lines = [f"{name}: {_WORDS[claim.holds]}, {claim.found}" for name, claim in found.items()]
-    print("\n\n".join([*tables(DATA), "\n".join(lines)]))
+    lines = write_claims("sampling", WHERE, claims(DATA))
+    print("\n\n".join([*tables(DATA), lines]))
 
 
 if __name__ == "__main__":

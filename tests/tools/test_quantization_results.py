@@ -1,32 +1,19 @@
 """docs/results/sampling.md has the tables that tools/quantization_results.py makes of the committed numbers."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 
+from helpers.tools import load_tool
 from pathways_lite.scaling.table import Table, read_table
 
 ROOT = Path(__file__).parent.parent.parent
 DATA = ROOT / "docs" / "results" / "data"
 
 
-def load_tool() -> ModuleType:
-    path = ROOT / "tools" / "quantization_results.py"
-    spec = importlib.util.spec_from_file_location("quantization_results", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["quantization_results"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-tool = load_tool()
+tool = load_tool("quantization_results")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +27,9 @@ def test_the_page_and_the_claims_are_those_of_the_numbers(table: Table) -> None:
     page = (ROOT / "docs" / "results" / "sampling.md").read_text()
     for each in tool.tables(table, found):
         assert each in page, f"run python tools/quantization_results.py; the page should have\n{each}"
-    assert json.loads((DATA / "quantization.json").read_text())["claims"] == tool.claims(table, found)
+    assert json.loads((DATA / "quantization.json").read_text())["claims"] == {
+        name: claim._asdict() for name, claim in tool.claims(table, found).items()
+    }
 
 
 def test_the_page_has_the_mean_rises(table: Table) -> None:

@@ -1,30 +1,19 @@
 """docs/results/README.md is what tools/results_page.py writes, and has every study and every measured number."""
 
-import importlib.util
 import json
 import re
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+
+from helpers.tools import load_tool
 
 ROOT = Path(__file__).parent.parent.parent
 DATA = ROOT / "docs" / "results" / "data"
 
 
-def load_tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("results_page", ROOT / "tools" / "results_page.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["results_page"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-tool = load_tool()
+tool = load_tool("results_page")
 
 
 @pytest.fixture(scope="module")

@@ -1,30 +1,18 @@
 """docs/results/sampling.md has the tables that tools/sampling_results.py makes of the committed numbers."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
+from helpers.tools import load_tool
 from pathways_lite.intervals import Interval
 
 ROOT = Path(__file__).parent.parent.parent
 DATA = ROOT / "docs" / "results" / "data"
 
 
-def load_tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("sampling_results", ROOT / "tools" / "sampling_results.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["sampling_results"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-tool = load_tool()
+tool = load_tool("sampling_results")
 
 
 def test_the_page_has_the_tables() -> None:
